@@ -24,8 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CourseError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
-        _complain("stopped. Finished work is kept; --resume goes on from the last checkpoint.", 130)
-        return 130
+        return _complain("stopped. What was finished is kept.", 130)
 
 
 def _complain(message: object, status: int) -> int:
@@ -72,8 +71,10 @@ def _bundle(options: argparse.Namespace) -> int:
     wheels = assets.bundle(options.folder)
     size = sum(wheel.stat().st_size for wheel in wheels) / 1e6
     print(f"{len(wheels)} files, {size:.0f} MB, in {options.folder}. On each learner's machine:")
-    print(f"    set PIP_FIND_LINKS to that folder's path and PIP_NO_INDEX to 1, then run\n"
-          f"    {Path(sys.executable).name} -m helpers fetch")
+    print(
+        f"    set PIP_FIND_LINKS to that folder's path and PIP_NO_INDEX to 1, then run\n"
+        f"    {Path(sys.executable).name} -m helpers fetch"
+    )
     return 0
 
 
@@ -175,8 +176,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--examples", type=int, metavar="N", help="training texts to use")
     train.add_argument("--epochs", type=int, metavar="N")
     train.add_argument("--learning-rate", type=float, metavar="X")
-    train.add_argument("--batch-size", type=int, default=32, metavar="N",
-                       help="texts of one step, over all processes (default %(default)s)")
+    train.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="texts of one step, over all processes (default %(default)s)",
+    )
     train.add_argument("--seed", type=int, default=42, metavar="S")
     train.add_argument("--max-steps", type=int, metavar="N", help="stop after so many steps")
     train.add_argument("--checkpoint-every", type=int, metavar="N", help="steps")

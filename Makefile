@@ -1,0 +1,57 @@
+# make lab   a virtual environment, everything installed, JupyterLab opened at lesson 00
+# make test  the same environment, everything tested
+# Both may be run again at any time; the environment is made anew only when its lists change.
+
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+PYTHON ?= python
+else
+BIN := .venv/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+endif
+
+LAB_OPTIONS ?=
+INSTALLED := .venv/.installed
+RUN := $(BIN)/python
+
+.PHONY: lab test lint fetch test-code test-lessons benchmark notebooks sync clean
+
+lab: $(INSTALLED)
+	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_OPTIONS)
+
+test: lint fetch test-code test-lessons
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check helpers tests tools
+	$(RUN) tools/notebooks.py check
+
+fetch: $(INSTALLED)
+	$(RUN) -m helpers fetch
+
+test-code: $(INSTALLED) fetch
+	$(RUN) -m pytest tests --ignore=tests/benchmarks
+
+test-lessons: $(INSTALLED) fetch
+	COURSE_PROFILE=quick $(RUN) -m pytest --nbval --nbval-cell-timeout=600 notebooks
+
+# Speed against the alternatives, as ratios within one run.
+benchmark: $(INSTALLED) fetch
+	$(RUN) -m pytest -s tests/benchmarks
+
+# For authors: run every lesson from a fresh kernel and store its outputs.
+notebooks: $(INSTALLED) fetch
+	$(RUN) tools/notebooks.py run notebooks/*.ipynb
+
+# For authors: write every badge and set-up cell from the address in pyproject.toml.
+sync: $(INSTALLED)
+	$(RUN) tools/notebooks.py sync
+
+clean:
+	rm -rf .venv runs
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found. Install it from python.org, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	test -x $(RUN) || "$(PYTHON)" -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,test]"
+	$(RUN) -c "open('$(INSTALLED)', 'w').close()"
