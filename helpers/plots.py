@@ -1,0 +1,155 @@
+"""The course's figures: plain functions ``(data..., ax=None) -> ax`` that never call ``show()``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from sklearn.metrics import confusion_matrix
+
+# Okabe and Ito's palette, which people with any colour vision tell apart, without its yellow.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def style() -> None:
+    """Set the course's look for every figure that follows: readable sizes, clear colours."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (6.4, 3.6),
+            "figure.dpi": 90,
+            "savefig.dpi": 90,
+            "figure.constrained_layout.use": True,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.labelsize": 11,
+            "legend.fontsize": 10,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#dddddd",
+            "axes.prop_cycle": plt.cycler(color=PALETTE),
+            "figure.facecolor": "white",
+        }
+    )
+
+
+def loss_curve(
+    history: Any, ax: Axes | None = None, *, smooth: int = 1, label: str | None = None
+) -> Axes:
+    """Loss against optimiser step.
+
+    Args:
+        history: a ``training.History``, or a sequence of losses (nats), one a step.
+        smooth: average each point over this many steps that end there.
+        label: name of the line in the legend.
+
+    A ``History`` that holds evaluations gets them as points, in the same colour as its line.
+    """
+    ax = _axes(ax)
+    losses = np.asarray(getattr(history, "losses", history), dtype=float)
+    steps = np.asarray([row["step"] for row in getattr(history, "steps", [])])
+    if len(steps) != len(losses):
+        steps = np.arange(1, len(losses) + 1)
+    (line,) = ax.plot(steps, trailing_mean(losses, smooth), label=label or "training")
+    evaluations = getattr(history, "evaluations", [])
+    if evaluations:
+        ax.plot(
+            [row["step"] for row in evaluations],
+            [row["loss"] for row in evaluations],
+            "o--",
+            color=line.get_color(),
+            label=f"{label}, validation" if label else "validation",
+        )
+    if label or evaluations:
+        ax.legend()
+    ax.set(xlabel="optimiser step", ylabel="loss (nats)")
+    return ax
+
+
+def trailing_mean(values: Sequence[float], width: int) -> np.ndarray:
+    """The mean of each value and the ``width - 1`` before it (fewer at the start)."""
+    values = np.asarray(values, dtype=float)
+    if width <= 1 or len(values) == 0:
+        return values
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - width, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def confusion(
+    labels: Sequence[int], predicted: Sequence[int], names: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """How often each true class (row) was called each class (column); shade is the row's share."""
+    ax = _axes(ax)
+    counts = confusion_matrix(labels, predicted, labels=range(len(names)))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(counts.shape):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        ax.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
+    ax.set(xlabel="predicted", ylabel="true")
+    ax.set_xticks(range(len(names)), names, rotation=30 if len(names) > 3 else 0)
+    ax.set_yticks(range(len(names)), names)
+    ax.grid(False)
+    return ax
+
+
+def intervals(
+    values: Mapping[str, tuple[float, float, float]], ax: Axes | None = None, *, xlabel: str = ""
+) -> Axes:
+    """A point and its interval for each name: ``{name: (value, low, high)}``, first on top."""
+    ax = _axes(ax)
+    rows = np.arange(len(values))[::-1]
+    points, lows, highs = np.asarray(list(values.values()), dtype=float).reshape(-1, 3).T
+    ax.errorbar(points, rows, xerr=[points - lows, highs - points], fmt="o", capsize=4)
+    ax.set_yticks(rows, list(values))
+    ax.set_ylim(-0.5, len(values) - 0.5)
+    ax.set_xlabel(xlabel or "score with its 95 % interval")
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def reliability(
+    probabilities: np.ndarray, labels: Sequence[int], ax: Axes | None = None, *, bins: int = 10
+) -> Axes:
+    """How often the model is right (y) when it is this sure (x); on the diagonal it is calibrated.
+
+    Args:
+        probabilities: (N, C); each row sums to 1.
+        labels: (N,) true classes.
+        bins: number of equal steps of confidence; empty ones are left out.
+    """
+    ax = _axes(ax)
+    probabilities = np.asarray(probabilities)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == np.asarray(labels)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    filled = np.unique(bin_of)
+    sure = [confidence[bin_of == b].mean() for b in filled]
+    correct = [right[bin_of == b].mean() for b in filled]
+    ax.plot([0, 1], [0, 1], "--", color="#777777", label="calibrated")
+    ax.plot(sure, correct, "o-", label="model")
+    ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.02), ylim=(0, 1.02))
+    ax.legend()
+    return ax
+
+
+def bars(values: Mapping[str, float], ax: Axes | None = None, *, xlabel: str = "") -> Axes:
+    """Horizontal bars in the order given, first on top, each with its value."""
+    ax = _axes(ax)
+    rows = np.arange(len(values))[::-1]
+    drawn = ax.barh(rows, list(values.values()))
+    ax.bar_label(drawn, fmt="%.3g", padding=3)
+    ax.margins(x=0.12)
+    ax.set_yticks(rows, list(values))
+    ax.set_xlabel(xlabel or "value")
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots()[1] if ax is None else ax
