@@ -1,0 +1,153 @@
+"""Lesson 00 in JupyterLab in a real browser, as a learner meets it."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium or Chrome on the PATH to drive JupyterLab with"
+)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab over a copy of the lesson; yields the address to open and the copy's path."""
+    copy = tmp_path / "lessons" / LESSON.name
+    copy.parent.mkdir()
+    shutil.copy(LESSON, copy)
+    # Every cell stays in the page, also those out of sight.
+    settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text(
+        '{"windowingMode": "none", "autoStartDefaultKernel": true}'
+    )
+    token, log = secrets.token_hex(16), tmp_path / "lab.log"
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+        "--port=0", f"--ServerApp.root_dir={copy.parent}", f"--IdentityProvider.token={token}",
+        f"--LabApp.user_settings_dir={tmp_path / 'settings'}",
+    ]  # fmt: skip
+    environment = os.environ | {
+        "COURSE_PROFILE": "quick", "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+    }  # fmt: skip
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+    try:
+        yield f"{_address(server, log)}/lab/tree/{copy.name}?token={token}", copy
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def _address(server: subprocess.Popen, log: Path) -> str:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and server.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            try:
+                urllib.request.urlopen(f"{found[0]}/api", timeout=5)
+                return found[0]
+            except OSError:
+                pass
+        time.sleep(0.2)
+    raise AssertionError(f"JupyterLab did not start:\n{log.read_text()}")
+
+
+def _code_cells(path: Path) -> list:
+    return [
+        cell
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code" and cell.source.strip()
+    ]
+
+
+def _printed(cell) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def _save_until(page, path: Path, done, seconds: float) -> list:
+    """Save with the keyboard until ``done(code cells on disk)``; returns those cells."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(1000)
+        try:
+            cells = _code_cells(path)
+        except (json.JSONDecodeError, nbformat.reader.NotJSONError):
+            continue
+        if done(cells):
+            return cells
+    raise AssertionError(f"not done after {seconds:.0f} s")
+
+
+def test_lesson_00_runs_and_an_exercise_is_failed_then_solved(lab):
+    from playwright.sync_api import sync_playwright
+
+    from helpers.exercises import lesson00
+
+    address, path = lab
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                  "--disable-component-update", "--disable-sync", "--no-first-run"],
+        )  # fmt: skip
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        page.goto(address)
+        # Running before the kernel is there would ask which kernel to take.
+        idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        idle.wait_for(state="attached", timeout=90_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        cells = _save_until(
+            page, path, lambda cells: all(cell.execution_count for cell in cells), 400
+        )
+        errors = [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+        assert not errors, errors[0]["evalue"]
+
+        number = next(n for n, cell in enumerate(cells) if "q1.check(" in cell.source)
+        assert "Not attempted yet" in _printed(cells[number])
+        for answer, expected in (
+            ("answer = 'no idea'", lesson00.q1.result("no idea").message),
+            (lesson00.q1.solution_source, lesson00.q1.passed),
+        ):
+            before = cells[number].execution_count
+            _retype(page, number, f"{answer}\nq1.check(answer)")
+            cells = _save_until(
+                page,
+                path,
+                lambda now, old=before: now[number].execution_count not in (old, None),
+                60,
+            )
+            assert expected.split("\n")[0] in _printed(cells[number])
+        browser.close()
+
+
+def _retype(page, number: int, source: str) -> None:
+    """Replace the text of the numbered code cell and run it, with the keyboard."""
+    page.locator(".jp-CodeCell").nth(number).locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(source)
+    page.keyboard.press("Control+Enter")

@@ -1,0 +1,211 @@
+"""The command line as a person meets it: real models, real data, real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers import corpora
+from helpers.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+# Few texts and few steps of the real thing: what is tested is the way through, not the score.
+SHORT = ["--examples", "64", "--batch-size", "16", "--max-steps", "4"]
+
+
+def run(*arguments: str, launcher: tuple[str, ...] = (sys.executable,), **environment: str):
+    """One command in a process of its own; returns the finished process with its texts."""
+    return subprocess.run(
+        [*launcher, "-m", "helpers", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=600,
+    )
+
+
+def read_metrics(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("short") / "run"
+    done = run("train", "messages", *SHORT, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nwes"], "Did you mean 'news'?"),
+        (["train", "news", "--model", "encodr"], "encoder"),
+        (["train", "news", "--examples", "0"], "0"),
+        (["train", "news", "--examples", "1000000"], "1000000"),
+        (["train", "news", "--epochs", "0"], "epochs"),
+        (["train", "news", "--learning-rate", "-1"], "learning_rate"),
+        (["train", "news", "--learning-rate", "nan"], "learning_rate"),
+        (["train", "news", "--batch-size", "0"], "batch_size"),
+        (["train", "news", "--seed", "-1"], "seed"),
+        (["train", "news", "--max-steps", "0"], "max_steps"),
+        (["train", "news", "--checkpoint-every", "0"], "checkpoint_every"),
+        (["fetch", "newz"], "Did you mean 'news'?"),
+        (["evaluate", "nowhere", "nwes"], "Did you mean 'news'?"),
+    ],
+)
+def test_a_wrong_call_is_explained_and_exits_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert not list(tmp_path.iterdir()), "a wrong call leaves nothing behind"
+
+
+def test_an_unknown_option_exits_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "news", "--epohcs", "3"])
+    assert stop.value.code == 2
+    assert "--epohcs" in capsys.readouterr().err
+
+
+def test_out_must_not_be_a_file(tmp_path, capsys):
+    (tmp_path / "run").write_text("mine", encoding="utf-8")
+    assert main(["train", "messages", *SHORT, "--out", str(tmp_path / "run")]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_empty_cache_offline_says_what_to_do(tmp_path):
+    done = run("fetch", "news", COURSE_HOME=str(tmp_path), COURSE_OFFLINE="1")
+    assert done.returncode == 1
+    assert "news" in done.stderr and "COURSE_OFFLINE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_without_a_model_cannot_be_evaluated(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path), "news"]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_train_writes_a_model_and_its_metrics(short_run):
+    metrics = read_metrics(short_run)
+    assert {
+        "task", "model", "seed", "device", "precision", "examples", "test", "baseline",
+        "train_seconds", "examples_per_second", "processes",
+    } <= metrics.keys()  # fmt: skip
+    assert (metrics["task"], metrics["examples"], metrics["processes"]) == ("messages", 64, 1)
+    assert len(metrics["losses"]) == 4
+    for scores in (metrics["test"], *metrics["baseline"].values()):
+        for name in ("accuracy", "macro_f1"):
+            low, high = scores[f"{name}_interval"]
+            assert 0 <= low <= scores[name] <= high <= 1
+    assert set(metrics["baseline"]) == {"majority", "tfidf_logreg"}
+    counts = np.bincount(corpora.load("messages", seed=42)["test"]["label"])
+    assert metrics["baseline"]["majority"]["accuracy"] == pytest.approx(counts.max() / counts.sum())
+
+
+def test_the_saved_model_loads_with_pipeline(short_run):
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=str(short_run / "model"))
+    assert classify("Are we still on for lunch?")[0]["label"] in {"ham", "spam"}
+    assert classify("win " * 2000, truncation=True)[0]["score"] > 0
+
+
+def test_evaluate_gives_the_numbers_that_train_wrote(short_run, capsys):
+    from helpers.tasks.classification import evaluate_saved
+
+    again, metrics = evaluate_saved(short_run, "messages"), read_metrics(short_run)
+    assert again["test"] == metrics["test"]
+    assert again["baseline"] == metrics["baseline"]
+    assert main(["evaluate", str(short_run), "messages"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{metrics['test']['accuracy']:.3f}" in shown and "majority class" in shown
+
+
+def test_a_model_of_other_classes_is_refused(short_run, capsys):
+    assert main(["evaluate", str(short_run), "news"]) == 2
+    assert "ham, spam" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_overwritten(short_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in short_run.rglob("*")}
+    assert main(["train", "messages", *SHORT, "--out", str(short_run)]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main(["train", "messages", *SHORT, "--out", str(short_run), "--resume"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in short_run.rglob("*")} == before
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    """SIGKILL after the second checkpoint, then --resume: the same weights, bit for bit."""
+    options = ["train", "messages", *SHORT, "--max-steps", "6", "--checkpoint-every", "1"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run(*options, "--out", str(whole))
+    assert done.returncode == 0, done.stderr
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers", *options, "--out", str(killed)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list((killed / "checkpoints").glob("step-*2")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    process.wait()
+    assert not (killed / "metrics.json").exists()
+
+    refused = run(*options, "--out", str(killed))
+    assert refused.returncode == 1 and "--resume" in refused.stderr
+    done = run(*options, "--out", str(killed), "--resume")
+    assert done.returncode == 0, done.stderr
+    expected = load_file(whole / "model" / "model.safetensors")
+    resumed = load_file(killed / "model" / "model.safetensors")
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    assert read_metrics(whole)["losses"] == read_metrics(killed)["losses"]
+
+
+def test_two_processes_give_the_loss_curve_of_one(short_run, tmp_path):
+    out = tmp_path / "two"
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+    done = run(
+        "train", "messages", *SHORT, "--out", str(out), launcher=torchrun, OMP_NUM_THREADS="1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 processes took part" in done.stdout
+    two, one = read_metrics(out), read_metrics(short_run)
+    assert two["processes"] == 2
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "score", "at_least"),
+    [
+        ("news", lambda test: test["accuracy"], 0.95),
+        ("reviews", lambda test: test["accuracy"], 0.85),
+        ("messages", lambda test: test["per_class"]["spam"]["f1"], 0.95),
+    ],
+)
+def test_the_promised_scores(task, score, at_least, tmp_path, capsys):
+    """With the task's own settings, beside baselines that learnt from the same texts."""
+    assert main(["train", task, "--out", str(tmp_path / task)]) == 0
+    with capsys.disabled():
+        print(f"\n{capsys.readouterr().out}")
+    metrics = read_metrics(tmp_path / task)
+    assert score(metrics["test"]) >= at_least
+    assert score(metrics["test"]) > score(metrics["baseline"]["majority"])
