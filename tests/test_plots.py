@@ -1,0 +1,109 @@
+"""Figures are read back from what was drawn."""
+
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from helpers import plots
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    return plt.subplots()[1]
+
+
+def labels_of(ticks):
+    return [tick.get_text() for tick in ticks]
+
+
+def test_style_sets_readable_sizes():
+    with plt.rc_context():
+        plots.style()
+        assert plt.rcParams["figure.dpi"] == 90
+        assert plt.rcParams["font.size"] >= 10
+        colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+        assert tuple(colours) == plots.PALETTE
+
+
+def test_loss_curve_draws_a_sequence(ax):
+    assert plots.loss_curve([3.0, 2.0, 1.0], ax) is ax
+    (line,) = ax.lines
+    assert line.get_xdata().tolist() == [1, 2, 3]
+    assert line.get_ydata().tolist() == [3.0, 2.0, 1.0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("optimiser step", "loss (nats)")
+
+
+def test_loss_curve_draws_a_history_with_its_evaluations(ax):
+    history = SimpleNamespace(
+        losses=[3.0, 2.0],
+        steps=[{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0}],
+        evaluations=[{"step": 20, "loss": 2.5}],
+    )
+    plots.loss_curve(history, ax, label="small")
+    training, validation = ax.lines
+    assert training.get_xdata().tolist() == [10, 20]
+    assert validation.get_xydata().tolist() == [[20, 2.5]]
+    assert training.get_color() == validation.get_color()
+    assert labels_of(ax.get_legend().get_texts()) == ["small", "small, validation"]
+
+
+def test_trailing_mean_looks_back_only():
+    assert plots.trailing_mean([1, 3, 5, 7], 2).tolist() == [1, 2, 4, 6]
+    assert plots.trailing_mean([1, 3], 1).tolist() == [1, 3]
+    assert plots.trailing_mean([], 5).tolist() == []
+
+
+def test_confusion_counts_rows_of_true_classes(ax):
+    assert plots.confusion([0, 0, 0, 1], [0, 0, 1, 1], ["ham", "spam"], ax) is ax
+    assert labels_of(ax.texts) == ["2", "1", "0", "1"]
+    assert np.allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3], [0, 1]])
+    assert labels_of(ax.get_yticklabels()) == ["ham", "spam"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
+
+
+def test_confusion_of_a_class_without_examples(ax):
+    plots.confusion([0], [0], ["a", "b"], ax)
+    assert np.isfinite(ax.images[0].get_array()).all()
+
+
+def test_intervals_draw_points_and_bounds(ax):
+    assert plots.intervals({"a": (0.9, 0.8, 0.95), "b": (0.5, 0.4, 0.7)}, ax) is ax
+    points, _caps, (bars,) = ax.containers[0]
+    assert points.get_xydata().tolist() == [[0.9, 1], [0.5, 0]]
+    drawn = [segment[:, 0] for segment in bars.get_segments()]
+    assert np.allclose(drawn, [[0.8, 0.95], [0.4, 0.7]])
+    assert labels_of(ax.get_yticklabels()) == ["a", "b"]
+    assert "95 %" in ax.get_xlabel()
+
+
+def test_reliability_averages_each_bin(ax):
+    probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.4, 0.6], [1.0, 0.0]])
+    assert plots.reliability(probabilities, [0, 1, 1, 0], ax) is ax
+    _diagonal, model = ax.lines
+    assert np.allclose(model.get_xydata(), [[0.6, 1.0], [0.95, 2 / 3]])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("confidence", "share right")
+
+
+def test_bars_keep_their_order(ax):
+    assert plots.bars({"first": 2.0, "second": 1.0}, ax, xlabel="seconds") is ax
+    assert [bar.get_width() for bar in ax.patches] == [2.0, 1.0]
+    assert [bar.get_y() for bar in ax.patches] == sorted(b.get_y() for b in ax.patches)[::-1]
+    assert ax.get_xlabel() == "seconds"
+
+
+@pytest.mark.parametrize("draw", [lambda: plots.bars({"a": 1}), lambda: plots.loss_curve([1.0])])
+def test_without_axes_a_new_figure_is_made(draw):
+    before = len(plt.get_fignums())
+    draw()
+    assert len(plt.get_fignums()) == before + 1
