@@ -23,7 +23,7 @@ LAYERS = (
     {"runtime", "catalog"},
     {"assets"},
     {"corpora", "models", "doctor"},
-    {"batching", "losses"},
+    {"batching", "losses", "metrics", "calibration"},
     {"checkpoints"},
     {"training", "evaluation"},
     {"tasks"},

@@ -1,0 +1,91 @@
+"""Does a classifier know how sure it may be? Reliability, its one-number summary, and the cure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from helpers.errors import InvalidValue
+
+TEMPERATURES = (0.02, 50.0)  # where ``fit_temperature`` looks
+
+
+def calibration_bins(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
+) -> dict[str, np.ndarray]:
+    """Examples grouped by how sure the model was, as in Guo et al. (2017), section 2.
+
+    probabilities: (N, C), each row summing to 1. labels: (N,) true classes.
+    bins: M equal steps of confidence; step m holds ((m - 1)/M, m/M].
+    Returns arrays of length M: ``confidence`` (mean highest probability), ``accuracy`` (share
+    right), ``count``. A step without examples has count 0 and NaN for the others.
+    Raises InvalidValue: no examples, shapes that do not fit, rows that are no probabilities.
+    """
+    probabilities, labels = _check(probabilities, labels)
+    if bins < 1:
+        raise InvalidValue(f"bins is {bins}; it must be at least 1, usually 10 or 15.")
+    if (probabilities < 0).any() or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
+        raise InvalidValue("rows of probabilities must be 0 or more and sum to 1: apply softmax.")
+    sure = np.minimum(probabilities.max(axis=1), 1.0)  # (N,)
+    right = probabilities.argmax(axis=1) == labels
+    step = np.searchsorted(np.linspace(0, 1, bins + 1), sure, side="left") - 1
+    count = np.bincount(step, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        return {
+            "confidence": np.bincount(step, sure, minlength=bins) / count,
+            "accuracy": np.bincount(step, right, minlength=bins) / count,
+            "count": count,
+        }
+
+
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
+) -> float:
+    """Mean distance between confidence and accuracy over the steps of ``calibration_bins``, each
+    weighted by its examples: 0 is perfect, 1 the worst. (Naeini et al. 2015; Guo et al. 2017,
+    equation 3.) It depends on ``bins``, and on few examples it is above 0 by chance alone.
+    """
+    found = calibration_bins(probabilities, labels, bins)
+    gap = np.abs(found["confidence"] - found["accuracy"])
+    return float(np.nansum(found["count"] * gap) / found["count"].sum())
+
+
+def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
+    """The temperature T for which softmax(logits / T) gives these labels the highest likelihood
+    (Guo et al. 2017, section 4.2). T above 1 makes a model less sure, below 1 surer; the class
+    it chooses never changes. Fit it on validation examples, never on test examples.
+
+    logits: (N, C). labels: (N,) true classes.
+    Returns T between 0.02 and 50. It reaches the lower end where every example is right, since
+    then being surer is always better: there the labels cannot tell how sure to be.
+    Raises InvalidValue: no examples, or shapes that do not fit.
+    """
+    logits, labels = _check(logits, labels)
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+
+    found = minimize_scalar(
+        loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}
+    )
+    return float(np.exp(found.x))
+
+
+def _check(
+    scores: np.ndarray, labels: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise InvalidValue(
+            f"scores have shape {scores.shape} and labels {labels.shape}; give (N, C) and (N,)."
+        )
+    if len(labels) == 0:
+        raise InvalidValue("there are no examples; give at least one.")
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise InvalidValue(
+            f"labels run from {labels.min()} to {labels.max()}; there are {scores.shape[1]} "
+            f"classes, 0 to {scores.shape[1] - 1}."
+        )
+    return scores, labels
