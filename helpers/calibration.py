@@ -73,9 +73,7 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> f
     return float(np.exp(found.x))
 
 
-def _check(
-    scores: np.ndarray, labels: Sequence[int] | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _check(scores: np.ndarray, labels: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise InvalidValue(

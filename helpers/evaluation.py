@@ -3,22 +3,37 @@
 Intervals and tests are those of ``helpers.metrics``, and can be had from here too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.special import softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.pipeline import Pipeline, make_pipeline
 from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
 from helpers.batching import Batches, sorted_batches
 from helpers.errors import InvalidValue
+from helpers.metrics import bootstrap_interval, check_pair, mcnemar, paired_bootstrap, score
 
-Metric = str | Callable[[np.ndarray, np.ndarray], float]
-_CELLS_AT_ONCE = 2_000_000  # counts held at a time while resampling: 16 MB
+__all__ = [
+    "Predictions",
+    "Report",
+    "bootstrap_interval",
+    "classification_report",
+    "majority_baseline",
+    "mcnemar",
+    "paired_bootstrap",
+    "predict",
+    "score",
+    "tfidf_baseline",
+    "tfidf_pipeline",
+]
 
 
 @dataclass(frozen=True)
