@@ -1,0 +1,309 @@
+"""A catalogued data set as ``datasets.DatasetDict``: cleaned, without duplicates, split once.
+
+Duplicates go *before* the split, so that no text is in two splits. Two texts are duplicates when
+they are equal after folding case and white space; the first one stays. If copies of one text
+carry different labels, the label that most of them carry wins and a tie removes the text:
+``cleaning_report`` counts these as ``label_conflicts``. Everything depends on the seed and the
+files alone: paths are sorted, and no hash order or global random state is used.
+"""
+
+import csv
+import gzip
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from helpers import assets
+from helpers.errors import AssetError, InvalidValue, unknown_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+NEUTRAL = 0.5  # a review whose mean rating is no further from 0 than this is neither class
+SPLITS = ("train", "validation", "test")
+
+Row = dict[str, Any]  # text, label, and for reviews rating; sst2 and ag-news: split too
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """names: the classes, in the order of their numbers. read: folder -> (rows as they lie in
+    the files, rows repaired, counts). test, validation: rows; None means the publisher's own
+    split or, for test, all rows that are left when ``train`` is given."""
+
+    names: tuple[str, ...]
+    read: Callable[[Path], tuple[list[Row], list[Row], dict[str, int]]]
+    validation: int
+    test: int | None = None
+    train: int | None = None
+
+
+def label_names(name: str) -> list[str]:
+    """The classes of corpus ``name``, in the order of their numbers."""
+    return list(_corpus(name).names)
+
+
+def raw(name: str) -> list[Row]:
+    """The rows as they lie in the files, duplicates, broken and neutral ones included: ``text``,
+    ``label`` (class number) and, for reviews, ``rating``."""
+    return [dict(row) for row in _read(name, assets.fetch(name))[0]]
+
+
+def cleaning_report(name: str) -> dict[str, int]:
+    """What cleaning did to corpus ``name``, in rows.
+
+    rows_read: rows in the files. not_utf8: files that had to be read as Windows-1252.
+    malformed: rows that had swallowed others. repaired: rows got back out of those.
+    neutral_removed: ratings too near to 0. duplicates_removed: copies of an earlier row.
+    label_conflicts: texts whose copies disagreed. kept: rows that are split. So
+    ``kept = rows_read + repaired - neutral_removed - duplicates_removed``.
+    """
+    return dict(_clean(name, assets.fetch(name))[1])
+
+
+def load(name: str, *, seed: int = 42, examples: int | None = None) -> "DatasetDict":
+    """Corpus ``name`` in the splits ``train``, ``validation`` and ``test``, stratified by label.
+
+    Columns: ``text`` (str), ``label`` (ClassLabel) and, for reviews, ``rating`` (-4 to 4).
+    seed: of the split and of the rows' order. examples: keep that many training rows, stratified;
+    with one seed a smaller choice is (up to rounding by class) part of a larger one. Validation
+    and test are the same for every ``examples``.
+    Raises InvalidValue: unknown name, or ``examples`` outside 1 .. number of training rows.
+    """
+    import datasets
+
+    corpus = _corpus(name)
+    rows, _ = _clean(name, assets.fetch(name))
+    chosen = _split(rows, corpus, seed)
+    if examples is not None:
+        chosen["train"] = _keep(rows, chosen["train"], examples, name)
+    parts = {split: [rows[i] for i in chosen[split]] for split in SPLITS}
+    _assert_disjoint(parts)
+    features = {
+        "text": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=list(corpus.names)),
+    }
+    if "rating" in rows[0]:
+        features["rating"] = datasets.Value("float64")
+    return datasets.DatasetDict(
+        {split: _dataset(part, datasets.Features(features)) for split, part in parts.items()}
+    )
+
+
+def fold(text: str) -> str:
+    """``text`` as it is compared for duplicates: without case, every run of white space one
+    space."""
+    return " ".join(text.casefold().split())
+
+
+def _corpus(name: str) -> _Corpus:
+    if name not in _CORPORA:
+        raise unknown_name("corpus", name, _CORPORA)
+    return _CORPORA[name]
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def _read(name: str, folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
+    return _corpus(name).read(folder)
+
+
+def _read_news(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
+    topics = _CORPORA["news"].names
+    paths = [path for path in folder.rglob("*.txt") if path.parent.name in topics]
+    if not paths:
+        raise _missing(folder, "<topic>/*.txt")
+    rows, not_utf8 = [], 0
+    for path in sorted(paths, key=lambda path: (path.parent.name, path.name)):
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            text, not_utf8 = content.decode("cp1252"), not_utf8 + 1
+        text = text.replace("\r\n", "\n").strip()
+        rows.append({"text": text, "label": topics.index(path.parent.name)})
+    return rows, rows, {"not_utf8": not_utf8}
+
+
+def _read_messages(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
+    """The table was made from lines ``ham<tab>text``; where a text began with a quotation mark
+    that nothing closed, all lines up to the next such mark became part of one row."""
+    names = _CORPORA["messages"].names
+    rows = [
+        {"text": line["text"], "label": int(line["spam"])}
+        for line in csv.DictReader(io.StringIO(_text(folder, "sms-spam.csv"), newline=""))
+    ]
+    whole = []
+    for row in rows:
+        first, *swallowed = row["text"].split("\n")
+        whole.append({"text": first.strip(), "label": row["label"]})
+        for line in swallowed:
+            label, text = line.split("\t", 1)
+            whole.append({"text": text.strip(), "label": names.index(label)})
+    malformed = sum("\n" in row["text"] for row in rows)
+    return rows, whole, {"malformed": malformed}
+
+
+def _read_reviews(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
+    text = _text(folder, "movieReviewSnippets_GroundTruth.csv.gz")
+    rows = [
+        {
+            "text": line["text"].strip(),
+            "label": int(float(line["sentiment"]) > 0),
+            "rating": float(line["sentiment"]),
+        }
+        for line in csv.DictReader(io.StringIO(text, newline=""))
+    ]
+    return rows, rows, {}
+
+
+def _read_hub(text_column: str, splits: dict[str, str]) -> Callable[[Path], Any]:
+    """A reader of parquet files named ``<split>-00000-of-00001.parquet``; ``splits`` says which of
+    the publisher's splits serves as which of ours."""
+
+    def read(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
+        import pyarrow.parquet
+
+        rows: list[Row] = []
+        for theirs, ours in splits.items():
+            paths = sorted(folder.rglob(f"{theirs}*.parquet"), key=lambda path: path.as_posix())
+            if not paths:
+                raise _missing(folder, f"{theirs}*.parquet")
+            for path in paths:
+                table = pyarrow.parquet.read_table(path, columns=[text_column, "label"])
+                columns = (table.column(i).to_pylist() for i in range(2))
+                for text, label in zip(*columns, strict=True):
+                    rows.append({"text": text.strip(), "label": label, "split": ours})
+        return rows, rows, {}
+
+    return read
+
+
+def _text(folder: Path, file_name: str) -> str:
+    paths = sorted(folder.rglob(file_name), key=lambda path: path.as_posix())
+    if not paths:
+        raise _missing(folder, file_name)
+    content = paths[0].read_bytes()
+    return (gzip.decompress(content) if file_name.endswith(".gz") else content).decode("utf-8")
+
+
+def _missing(folder: Path, file_name: str) -> AssetError:
+    return AssetError(
+        f"{folder} holds no {file_name}. Remove that folder, then fetch again: "
+        f"python -m helpers fetch"
+    )
+
+
+# -- cleaning and splitting ------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def _clean(name: str, folder: Path) -> tuple[list[Row], dict[str, int]]:
+    read, rows, counts = _read(name, folder)
+    rated = [row for row in rows if abs(row.get("rating", np.inf)) > NEUTRAL]
+    # Where the publisher split, the test rows come first: a copy in train is the one that goes.
+    rated.sort(key=lambda row: row.get("split") != "test")
+    copies: dict[str, list[Row]] = {}
+    for row in rated:
+        copies.setdefault(fold(row["text"]), []).append(row)
+    kept = [row for folded, rows in copies.items() if folded and (row := _decide(rows))]
+    report = {
+        "rows_read": len(read),
+        "not_utf8": 0,
+        "malformed": 0,
+        "repaired": len(rows) - len(read),
+        "neutral_removed": len(rows) - len(rated),
+        "duplicates_removed": len(rated) - len(kept),
+        "label_conflicts": sum(len({r["label"] for r in rows}) > 1 for rows in copies.values()),
+        "kept": len(kept),
+    }
+    return kept, report | counts
+
+
+def _decide(copies: list[Row]) -> Row | None:
+    """The first of the rows that carry the label most copies carry; None on a tie."""
+    votes = Counter(row["label"] for row in copies).most_common(2)
+    if len(votes) > 1 and votes[0][1] == votes[1][1]:
+        return None
+    return next(row for row in copies if row["label"] == votes[0][0])
+
+
+def _split(rows: Sequence[Row], corpus: _Corpus, seed: int) -> dict[str, np.ndarray]:
+    """Row numbers of each split. Rows that the publisher set aside as test stay test."""
+    random = np.random.default_rng(seed)
+    fixed = np.array([row.get("split") == "test" for row in rows])
+    free = random.permutation(np.flatnonzero(~fixed))
+    if fixed.any():
+        test = random.permutation(np.flatnonzero(fixed))
+    else:
+        size = corpus.test or len(rows) - corpus.train - corpus.validation
+        test, free = _take(rows, free, size)
+    validation, train = _take(rows, free, min(corpus.validation, len(free) // 2))
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _keep(rows: Sequence[Row], train: np.ndarray, examples: int, name: str) -> np.ndarray:
+    if not 1 <= examples <= len(train):
+        raise InvalidValue(
+            f"examples is {examples}; {name} has 1 to {len(train):,} training examples."
+        )
+    return _take(rows, train, examples)[0]
+
+
+def _take(rows: Sequence[Row], order: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """``size`` of the row numbers in ``order``, each class by its share, and the others; both in
+    the order they came. Shares are rounded by largest remainder."""
+    labels = np.array([rows[i]["label"] for i in order])
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = counts * size / len(order)
+    quota = np.floor(shares).astype(int)
+    for number in np.argsort(-(shares - quota), kind="stable")[: size - quota.sum()]:
+        quota[number] += 1
+    taken = np.zeros(len(order), dtype=bool)
+    for label, count in zip(classes, quota, strict=True):
+        taken[np.flatnonzero(labels == label)[:count]] = True
+    return order[taken], order[~taken]
+
+
+def _assert_disjoint(parts: dict[str, list[Row]]) -> None:
+    texts = [fold(row["text"]) for rows in parts.values() for row in rows]
+    assert len(set(texts)) == len(texts), "a text stands in two splits"
+
+
+def _dataset(rows: Iterable[Row], features: Any) -> "Dataset":
+    import datasets
+
+    rows = list(rows)
+    columns = {name: [row[name] for row in rows] for name in features}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+_CORPORA: dict[str, _Corpus] = {
+    "news": _Corpus(
+        ("business", "entertainment", "politics", "sports", "tech"),
+        _read_news,
+        validation=400,
+        train=1300,
+    ),
+    "messages": _Corpus(("ham", "spam"), _read_messages, validation=500, test=1000),
+    "reviews": _Corpus(("negative", "positive"), _read_reviews, validation=1000, test=2000),
+    # SST-2's own test labels are secret: its validation sentences serve as our test.
+    "sst2": _Corpus(
+        ("negative", "positive"),
+        _read_hub("sentence", {"train": "train", "validation": "test"}),
+        validation=1000,
+    ),
+    "ag-news": _Corpus(
+        ("World", "Sports", "Business", "Sci/Tech"),
+        _read_hub("text", {"train": "train", "test": "test"}),
+        validation=2000,
+    ),
+}

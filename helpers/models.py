@@ -1,0 +1,254 @@
+"""Catalogued models as transformers objects for a task, loaded without noise.
+
+A name is one of the catalogue's models, a folder that holds a model, or (full profile) a
+repository on the Hugging Face Hub. Weights come in float32 and only from safetensors or GGUF.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from helpers import assets, runtime
+from helpers.errors import CourseError, InvalidValue, unknown_name
+
+_DEFAULT = {"quick": "encoder", "full": "bert-base"}
+_DROPOUTS = (  # the names that model families give to their dropout probabilities
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
+
+
+def default_model(profile: str) -> str:
+    """The encoder of a profile: "encoder" in "quick", "bert-base" in "full"."""
+    if profile not in _DEFAULT:
+        raise unknown_name("profile", profile, _DEFAULT)
+    return _DEFAULT[profile]
+
+
+def load_tokenizer(name: str = "encoder") -> PreTrainedTokenizerBase:
+    """The tokenizer of model ``name``."""
+    with _quiet():
+        return AutoTokenizer.from_pretrained(_source(name))
+
+
+def load_encoder(name: str = "encoder", *, attention: str = "sdpa") -> PreTrainedModel:
+    """The body without a head, in eval mode: hidden states (B, T, hidden size).
+
+    attention: "sdpa" (fast) or "eager" (can return the attention weights).
+    """
+    with _quiet():
+        model = AutoModel.from_pretrained(_source(name), attn_implementation=attention, **_SAFE)
+    return model.eval()
+
+
+def load_classifier(
+    name: str = "encoder",
+    *,
+    labels: Sequence[str],
+    seed: int = 42,
+    dropout: float | None = None,
+) -> PreTrainedModel:
+    """A sequence classifier: the pretrained body under a fresh head, in train mode no more than
+    ``from_pretrained`` leaves it (eval).
+
+    labels: names of the classes in the order of their numbers, at least two, all different.
+    seed: of the head's weights; the global random state is left as it was.
+    dropout: sets all dropout probabilities, 0 <= dropout < 1; None keeps the model's own.
+    """
+    labels = list(labels)
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise InvalidValue(f"labels are {labels}; give at least two different names of classes.")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise InvalidValue(f"dropout is {dropout}; it must be at least 0 and below 1.")
+    source = _source(name)
+    with _quiet(), _seeded(seed):
+        config = AutoConfig.from_pretrained(
+            source,
+            id2label=dict(enumerate(labels)),
+            label2id={label: number for number, label in enumerate(labels)},
+        )
+        if dropout is not None:
+            for key in _DROPOUTS:
+                if hasattr(config, key):
+                    setattr(config, key, dropout)
+        return AutoModelForSequenceClassification.from_pretrained(source, config=config, **_SAFE)
+
+
+def load_masked_lm(name: str = "encoder", *, seed: int = 42) -> PreTrainedModel:
+    """The body under a masked-language-model head, in eval mode.
+
+    The quick profile's encoder was published without such a head: its dense layer and its
+    normalisation are then fresh (from ``seed``, the global random state is left as it was), and
+    the decoder is tied to the word embeddings as in BERT. Its predictions are worth nothing
+    before it is trained.
+    """
+    with _quiet(), _seeded(seed):
+        return AutoModelForMaskedLM.from_pretrained(_source(name), **_SAFE)
+
+
+def load_causal_lm(name: str = "causal-lm", *, attention: str = "sdpa") -> PreTrainedModel:
+    """A causal language model, float32, in eval mode: logits (B, T, V).
+
+    The catalogue's model is a quantised GGUF file. The first call turns it into safetensors in
+    the cache (20 to 60 seconds, 0.5 GB); later calls load that in about a second.
+    """
+    with _quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            _source(name), attn_implementation=attention, **_SAFE
+        )
+
+
+def tiny_gpt(
+    *,
+    vocabulary_size: int,
+    positions: int = 128,
+    width: int = 192,
+    layers: int = 4,
+    heads: int = 4,
+    seed: int = 42,
+) -> GPT2LMHeadModel:
+    """A GPT-2 without any training and without dropout, its weights drawn from ``seed``.
+
+    positions: tokens it can see at most. width: of the hidden states, a multiple of ``heads``.
+    """
+    sizes = {
+        "vocabulary_size": vocabulary_size,
+        "positions": positions,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+    }
+    for key, value in sizes.items():
+        if value < 1:
+            raise InvalidValue(f"{key} is {value}; it must be at least 1.")
+    if width % heads:
+        raise InvalidValue(f"width {width} cannot be shared by {heads} heads; take a multiple.")
+    config = GPT2Config(
+        vocab_size=vocabulary_size,
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with _quiet(), _seeded(seed):
+        return GPT2LMHeadModel(config)
+
+
+def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The classifier (eval mode) and tokenizer that ``train`` or ``save_pretrained`` wrote.
+
+    Raises CourseError when ``folder`` does not hold them, or holds a damaged one.
+    """
+    folder = Path(folder)
+    wanted = ("config.json", "model.safetensors", "tokenizer_config.json")
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        inside = folder / "model" / "config.json"
+        step = (
+            f"Did you mean {folder / 'model'}?"
+            if inside.is_file()
+            else "Name the folder `model` that a finished run wrote, or train one: "
+            "python -m helpers train news --out runs/news"
+        )
+        raise CourseError(f"{folder} holds no trained model: no {', '.join(missing)}. {step}")
+    try:
+        with _quiet():
+            model = AutoModelForSequenceClassification.from_pretrained(folder, **_SAFE)
+            return model.eval(), AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # safetensors, json and transformers each raise their own kinds
+        raise CourseError(
+            f"the model in {folder} cannot be read ({type(error).__name__}: {error}). "
+            f"Save it again, or train it again."
+        ) from error
+
+
+def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """Numbers in the model's weights; shared ones count once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+_SAFE = {"dtype": torch.float32, "use_safetensors": True}
+
+
+def _source(name: str) -> str:
+    """What ``from_pretrained`` is given for ``name``: a folder, or a Hub id in the full profile."""
+    known = ("encoder", "causal-lm", "bert-base")
+    if name in known:
+        folder = assets.fetch(name)
+        gguf = sorted(folder.rglob("*.gguf"))
+        return str(_convert(name, gguf[0]) if gguf else _model_folder(folder))
+    if Path(name).is_dir():
+        return str(name)
+    if "/" in name and runtime.detect().profile == "full":
+        return name
+    raise unknown_name("model", name, [*known, "or a folder with a model"])
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / "config.json").is_file():
+        return folder
+    found = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
+    return found[0].parent if found else folder
+
+
+def _convert(name: str, gguf: Path) -> Path:
+    """The folder of the safetensors form of a GGUF file, made when it is first asked for."""
+
+    def build(folder: Path) -> None:
+        options = {"gguf_file": gguf.name}
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, **options
+            )
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    return assets.derived(f"{name}-safetensors", build)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' load reports and progress bars; its settings are put back."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Weights drawn inside depend on ``seed`` alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
