@@ -2,174 +2,53 @@
 
 The loss of a step is the sum over the global batch divided by its items (``count_items``): so
 eight accumulated micro-batches of one example, or two processes with half the examples each,
-give what one batch of eight gives. Everything that is drawn at random is a function of (seed,
-step), so that a run can be taken up again anywhere.
+give what one batch of eight gives. Order, masking and dropout are functions of (seed, step), so
+that a run can be taken up again at any step.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from math import ceil, cos, isfinite, pi
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import gather_object
-from torch import nn
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from helpers import runtime
+from helpers import checkpoints, runtime
 from helpers.batching import Batches, length_grouped_batches, sorted_batches, take_rows
-from helpers.errors import InvalidValue, NonFiniteLoss
+from helpers.config import History, TrainingConfig, learning_rate_at
+from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
+from helpers.optimization import (
+    EmbeddingGradient,
+    build_optimizer,
+    clip_gradients,
+    derived_seed,
+    is_out_of_memory,
+    micro_batches,
+)
 
-EVALUATION_TOKENS = 8192  # tokens of an evaluation batch, padding included
-SCHEDULES = ("linear", "cosine", "constant")
+__all__ = ["Callback", "History", "Metrics", "TrainingConfig", "fit", "learning_rate_at"]
+
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+DROPOUT, MASKING, EVALUATION = range(3)  # what a derived seed is for
 
 Metrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
-Callback = Callable[[int, nn.Module, "History"], bool | None]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """The settings of ``fit``; InvalidValue names any that is out of its range.
-
-    epochs: passes over the training examples, above 0; fractions are allowed.
-    batch_size: examples of one optimiser step, over all processes and micro-batches.
-    learning_rate: the peak; above 0, at most 1.
-    weight_decay: of AdamW, 0 to 1; never applied to biases and normalisation weights.
-    warmup_fraction: of all steps, 0 to 1, in which the learning rate rises to its peak.
-    schedule: after that "linear" or "cosine" to 0, or "constant".
-    max_grad_norm: gradients are scaled down to this norm; above 0.
-    accumulation: micro-batches into which each process cuts its share of a batch.
-    seed: 0 to 2**32 - 1; decides order, masking and dropout.
-    max_steps: steps at most, whatever ``epochs`` says.
-    evaluate_every: steps between evaluations (None: each epoch); the last step is always judged.
-    metric: "loss", "accuracy" (classifiers) or a name that ``compute_metrics`` returns; it decides
-        on the best step. greater_is_better: None for what the name suggests.
-    patience: stop after so many evaluations in a row without a better one (None: never).
-    keep_best: end with the best evaluation's weights rather than the last.
-    checkpoint_every: steps between checkpoints in checkpoint_folder (None: no checkpoints).
-    resume: take up the newest sound checkpoint there, if there is one.
-    device, precision: as in ``runtime.detect`` (None: what suits this machine).
-    progress: show a progress bar.
-    """
-
-    epochs: float = 2
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    warmup_fraction: float = 0.1
-    schedule: str = "linear"
-    max_grad_norm: float = 1.0
-    accumulation: int = 1
-    seed: int = 42
-    max_steps: int | None = None
-    evaluate_every: int | None = None
-    metric: str = "loss"
-    greater_is_better: bool | None = None
-    patience: int | None = None
-    keep_best: bool = True
-    checkpoint_every: int | None = None
-    checkpoint_folder: Path | None = None
-    resume: bool = False
-    device: str | None = None
-    precision: str | None = None
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        _require(self, "epochs", "a number above 0", lambda v: isfinite(v) and v > 0)
-        _require(self, "learning_rate", "above 0, at most 1", lambda v: 0 < v <= 1)
-        _require(self, "weight_decay", "0 to 1", lambda v: 0 <= v <= 1)
-        _require(self, "warmup_fraction", "0 to 1", lambda v: 0 <= v <= 1)
-        _require(self, "max_grad_norm", "above 0", lambda v: v > 0)
-        _require(self, "schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
-        _require(self, "seed", "a whole number from 0 to 2**32 - 1", _whole(0, 2**32 - 1))
-        for name in ("batch_size", "accumulation"):
-            _require(self, name, "a whole number, at least 1", _whole(1))
-        for name in ("max_steps", "evaluate_every", "patience", "checkpoint_every"):
-            if getattr(self, name) is not None:
-                _require(self, name, "a whole number, at least 1, or None", _whole(1))
-        if self.accumulation > self.batch_size:
-            raise InvalidValue(
-                f"accumulation is {self.accumulation}, more than the {self.batch_size} examples "
-                f"of a batch; give 1 to {self.batch_size}."
-            )
-        if self.checkpoint_folder is not None:
-            object.__setattr__(self, "checkpoint_folder", Path(self.checkpoint_folder))
-        elif self.checkpoint_every is not None or self.resume:
-            raise InvalidValue(
-                "checkpoint_folder is None, but checkpoint_every or resume is set; name a folder."
-            )
-
-
-def _require(config: TrainingConfig, name: str, allowed: str, check: Callable) -> None:
-    value = getattr(config, name)
-    try:
-        fine = not isinstance(value, bool) and check(value)
-    except TypeError:
-        fine = False
-    if not fine:
-        raise InvalidValue(f"{name} is {value!r}; it must be {allowed}.")
-
-
-def _whole(low: int, high: float = float("inf")) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | np.integer) and low <= value <= high
-
-
-@dataclass
-class History:
-    """What happened in a run.
-
-    steps: one dictionary a step: step (from 1), epoch (fraction), loss (mean nats an item),
-        learning_rate. evaluations: step, loss and metrics. events: what was out of the ordinary.
-    seconds: in all. examples_per_second: of training alone. best_step: of the kept weights.
-    """
-
-    steps: list[dict[str, float]] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    events: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    examples_per_second: float = 0.0
-    processes: int = 1
-    best_step: int | None = None
-
-    @property
-    def losses(self) -> list[float]:
-        """The training loss of every step, in nats an item."""
-        return [step["loss"] for step in self.steps]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "History":
-        """The inverse of ``to_dict``."""
-        return cls(**values)
-
-
-def learning_rate_at(step: int, total_steps: int, config: TrainingConfig) -> float:
-    """The learning rate of update ``step`` (from 0) of ``total_steps``: it rises linearly from 0
-    over the warm-up, then follows the schedule. "linear" equals transformers'
-    ``get_linear_schedule_with_warmup``."""
-    warmup = ceil(config.warmup_fraction * total_steps)
-    if step < warmup:
-        return config.learning_rate * step / warmup
-    done = (step - warmup) / max(1, total_steps - warmup)
-    factor = {"linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2, "constant": 1.0}
-    return config.learning_rate * factor[config.schedule]
+Callback = Callable[[int, nn.Module, History], bool | None]
 
 
 def fit(
     model: nn.Module,
     train: Batches,
     validation: Batches | None = None,
-    config: TrainingConfig = TrainingConfig(),
+    config: TrainingConfig | None = None,
     *,
     callbacks: Sequence[Callback] = (),
     compute_metrics: Metrics | None = None,
@@ -180,44 +59,55 @@ def fit(
     model: any transformers model whose ``model(**batch)`` has ``loss`` (a mean over items).
     callbacks: each called as ``callback(step, model, history)`` after every step, on every
         process; one that returns True ends the training.
-    compute_metrics: ``(logits, labels) -> {name: value}`` over the whole validation set.
-    Raises InvalidValue (settings or data that do not fit the model), NonFiniteLoss.
+    compute_metrics: ``(logits, labels) -> {name: value}`` over the whole validation set. Without
+        it, a classifier's accuracy is measured.
+    Raises InvalidValue (settings, data or a checkpoint that do not fit), NonFiniteLoss, and
+    CourseError (memory runs out with single examples; a checkpoint cannot be written).
     """
+    config = config or TrainingConfig()
+    _check_data(model, train, validation, config)
     with _accelerator(config) as accelerator:
         run = _Run(accelerator, model, train, validation, config, callbacks, compute_metrics)
         try:
             return run.fit()
         finally:
+            run.embedding.release()
             accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
+            model.zero_grad(set_to_none=True)
             model.eval()
 
 
 @contextmanager
 def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
-    """An Accelerator of this run's own. Accelerate keeps its settings in process-wide
-    dictionaries: they are put back afterwards, so that the next run may choose others."""
+    """An Accelerator of this run's own. Accelerate keeps its settings in dictionaries of the
+    whole process: they are put back afterwards, so that the next run may choose others."""
     hardware = runtime.detect(device=config.device, precision=config.precision, seed=config.seed)
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    states = [AcceleratorState, GradientState] + ([] if distributed else [PartialState])
+    states = [AcceleratorState, GradientState]
+    if not _processes_are_connected():
+        states.append(PartialState)
     before = [dict(state._shared_state) for state in states]
     for state in states:
         state._shared_state.clear()
     try:
         yield Accelerator(
-            cpu=hardware.device == "cpu", mixed_precision=MIXED_PRECISION[hardware.precision]
+            cpu=hardware.device == "cpu",
+            mixed_precision=MIXED_PRECISION[hardware.precision],
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
     finally:
-        # A process group that this run started lives on, and its PartialState with it.
-        started = torch.distributed.is_available() and torch.distributed.is_initialized()
         for state, values in zip(states, before, strict=True):
-            if state is PartialState and started:
-                continue
-            state._shared_state.clear()
-            state._shared_state.update(values)
+            # Connected processes stay so, and what Accelerate knows of them with it.
+            if not (state is PartialState and _processes_are_connected()):
+                state._shared_state.clear()
+                state._shared_state.update(values)
+
+
+def _processes_are_connected() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class _Run:
-    """One call of ``fit``: what changes while it runs, and the steps of it."""
+    """One call of ``fit``: what changes while it runs, and the parts of a step."""
 
     def __init__(
         self,
@@ -235,48 +125,62 @@ class _Run:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.history = History(processes=self.world)
         self.accumulation = config.accumulation
-        self.best: dict[str, torch.Tensor] | None = None
+        self.best: dict[str, Tensor] = {}
+        self.seconds, self.trained_seconds, self.seen = 0.0, 0.0, 0
+        self.last_checkpoint = None
         self.steps_per_epoch = ceil(len(train) / config.batch_size)
         planned = ceil(config.epochs * self.steps_per_epoch)
         self.total_steps = min(planned, config.max_steps or planned)
         runtime.set_seed(config.seed)
+        model.to(accelerator.device)
         optimizer = build_optimizer(model, config, accelerator.device.type)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.embedding = EmbeddingGradient(model if self.world == 1 else nn.Module())
 
     def fit(self) -> History:
-        started, trained, seen = time.perf_counter(), 0.0, 0
-        bar = tqdm(
-            total=self.total_steps * self.config.batch_size,
+        first, stop = self._prepare_checkpoints()
+        self._check_metric()
+        before, started = self.seconds, time.perf_counter()
+        planned = self._examples_of(range(self.total_steps))
+        with tqdm(
+            total=planned,
+            initial=self._examples_of(range(first)),
             unit=" examples",
             disable=not (self.config.progress and self.accelerator.is_main_process),
-        )
-        with bar:
-            for step, indices in enumerate(self._batches(0)):
+        ) as bar:
+            for step, indices in self._batches(range(first, 0 if stop else self.total_steps)):
                 begun = time.perf_counter()
                 loss = self._step(step, indices)
-                trained += time.perf_counter() - begun
-                seen += len(indices)
-                bar.update(len(indices))
+                self.trained_seconds += time.perf_counter() - begun
+                self.seen += len(indices)
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                if self._after_step(step + 1):
+                bar.update(len(indices))
+                stop = self._after_step(step + 1)
+                self.seconds = before + time.perf_counter() - started
+                if self._checkpoint_is_due(step + 1):
+                    self._save(step + 1, stop)
+                if stop:
                     break
-        if self.best is not None and self.config.keep_best:
-            self.model.load_state_dict(self.best, strict=False)
-        self.history.seconds = time.perf_counter() - started
-        self.history.examples_per_second = seen / trained
+        if self.best:
+            checkpoints.restore_model(self.model, self.best)
+        self.history.seconds = before + time.perf_counter() - started
+        self.history.examples_per_second = self.seen / max(self.trained_seconds, 1e-9)
         return self.history
 
-    def _batches(self, first: int) -> Iterator[np.ndarray]:
-        """The global batches of steps ``first`` to the last."""
+    def _batches(self, steps: range) -> Iterator[tuple[int, np.ndarray]]:
+        """The numbers of the steps, each with its global batch."""
         epoch, batches = -1, []
-        for step in range(first, self.total_steps):
+        for step in steps:
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
                 batches = length_grouped_batches(
                     self.train.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch
                 )
-            yield batches[step % self.steps_per_epoch]
+            yield step, batches[step % self.steps_per_epoch]
+
+    def _examples_of(self, steps: range) -> int:
+        return sum(len(indices) for _, indices in self._batches(steps))
 
     def _step(self, step: int, indices: np.ndarray) -> float:
         """One update of the weights from one global batch; returns its loss."""
@@ -284,11 +188,16 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.wrapped.train()
-        loss = self._gradients(step, indices)
+        loss = None
+        while loss is None:
+            loss = self._gradients_or_halve(step, indices)
         self.accelerator.unscale_gradients()
-        clip_gradients(self.parameters, self.config.max_grad_norm)
+        norm = clip_gradients(self.parameters, self.config.max_grad_norm)
+        # With fp16 an infinite gradient is expected now and then: the scaler skips that step.
+        if not isfinite(loss) or not (isfinite(norm) or self.accelerator.scaler):
+            raise self._not_finite(step, indices, loss)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.embedding.clear(self.parameters)
         self.history.steps.append(
             {
                 "step": step + 1,
@@ -299,15 +208,43 @@ class _Run:
         )
         return loss
 
+    def _gradients_or_halve(self, step: int, indices: np.ndarray) -> float | None:
+        """The loss, its gradients computed; None if memory ran out and smaller micro-batches
+        are worth another attempt."""
+        try:
+            return self._gradients(step, indices)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).splitlines()[0]
+        # Outside of the handler: the traceback, and the tensors it holds, are gone by now.
+        self.embedding.clear(self.parameters)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = ceil(self.config.batch_size / self.world / self.accumulation)
+        if size == 1 or self.world > 1:
+            raise CourseError(
+                f"memory ran out at step {step + 1} with {size} example(s) at once on a process "
+                f"({message}). Use shorter texts (max_length), a smaller model, or"
+                + (" more accumulation." if size > 1 else " another machine.")
+            )
+        self.accumulation = min(self.accumulation * 2, self.config.batch_size)
+        self._event(
+            f"memory ran out at step {step + 1} with {size} examples at once; going on with "
+            f"accumulation {self.accumulation}. The batch of a step stays "
+            f"{self.config.batch_size} examples, so the result is the same.",
+            warn=True,
+        )
+        return None
+
     def _gradients(self, step: int, indices: np.ndarray) -> float:
         """Gradients of the mean loss over the global batch ``indices``; returns that loss.
 
         Every process builds the whole batch (token ids, a few kB), so that masking and the
         number of items are the same however it is then shared out.
         """
-        torch.manual_seed(derived_seed(self.config.seed, step, 0, self.rank))
-        draws = torch.Generator().manual_seed(derived_seed(self.config.seed, step, 1))
-        batch = self.train.batch(indices, draws)
+        torch.manual_seed(derived_seed(self.config.seed, step, DROPOUT, self.rank))
+        batch = self.train.batch(indices, self._generator(step, MASKING))
         items = max(1, self.train.count_items(batch))
         pieces = micro_batches(len(indices), self.rank, self.world, self.accumulation)
         total = torch.zeros((), device=self.accelerator.device)
@@ -323,128 +260,199 @@ class _Run:
                 # DDP averages gradients over processes: times their number gives the sum.
                 self.accelerator.backward(mean * (count / items * self.world))
                 total += mean.detach() * (count / items)
-        loss = float(self.accelerator.reduce(total, "sum"))
-        if not isfinite(loss):
-            raise NonFiniteLoss(
-                f"the loss of step {step + 1} is {loss}; its batch was examples "
-                f"{indices.tolist()}. Lower learning_rate "
-                f"({self.config.learning_rate:g} now), or look at those examples."
-            )
-        return loss
+        return float(self.accelerator.reduce(total, "sum"))
 
     def _after_step(self, done: int) -> bool:
-        """Evaluation, best weights, callbacks after ``done`` steps; True to stop."""
+        """Evaluation, best weights and callbacks after ``done`` steps; True to stop."""
         every = self.config.evaluate_every or self.steps_per_epoch
         stop = False
         if self.validation is not None and (done % every == 0 or done == self.total_steps):
-            self._judge(done)
-            stop = self._patience_is_over()
+            scores = self._evaluate()
+            improved = self.history.add_evaluation({"step": done, **scores}, self.config)
+            if improved and self.config.keep_best:
+                weights = checkpoints.model_tensors(self.model)
+                self.best = {k: v.to("cpu", copy=True) for k, v in weights.items()}
+            stop = self.history.patience_is_over(self.config)
         for callback in self.callbacks:
             stop = bool(callback(done, self.model, self.history)) or stop
         return stop
 
-    def _judge(self, done: int) -> None:
-        scores = self._evaluate()
-        name = self.config.metric
-        if name not in scores:
-            raise InvalidValue(f"metric is {name!r}; there are: {', '.join(sorted(scores))}.")
-        self.history.evaluations.append({"step": done, **scores})
-        best = self._best_evaluation()
-        if best is self.history.evaluations[-1]:
-            self.history.best_step = done
-            if self.config.keep_best:
-                self.best = {
-                    k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()
-                }
-
-    def _best_evaluation(self) -> dict[str, float]:
-        greater = self.config.greater_is_better
-        if greater is None:
-            greater = not self.config.metric.endswith(("loss", "perplexity", "error"))
-        sign = 1 if greater else -1
-        return max(self.history.evaluations, key=lambda scores: sign * scores[self.config.metric])
-
-    def _patience_is_over(self) -> bool:
-        if self.config.patience is None:
-            return False
-        best = next(
-            i for i, s in enumerate(self.history.evaluations) if s["step"] == self.history.best_step
-        )
-        return len(self.history.evaluations) - 1 - best >= self.config.patience
-
     @torch.inference_mode()
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, batches_at_most: int | None = None) -> dict[str, float]:
         """Mean loss and metrics over the validation set, the same on every process: each takes
         every so-manyth batch, and all are put together in one order."""
         self.model.eval()
+        tokens = self.config.batch_size * int(self.validation.lengths.max())
+        batches = list(sorted_batches(self.validation.lengths, tokens_per_batch=tokens))
         results = []
-        batches = sorted_batches(self.validation.lengths, tokens_per_batch=EVALUATION_TOKENS)
-        for number, indices in enumerate(batches):
-            if number % self.world != self.rank:
-                continue
-            draws = torch.Generator().manual_seed(derived_seed(self.config.seed, number, 2))
-            batch = self.validation.batch(indices, draws)
-            count = self.validation.count_items(batch)
-            with self.accelerator.autocast():
-                output = self.model(**_to(batch, self.accelerator.device))
-            keep = self.compute_metrics is not None or (
-                output.logits.dim() == 2 and batch["labels"].dtype == torch.int64
-            )
-            logits = output.logits.float().cpu().numpy() if keep else None
-            labels = batch["labels"].numpy() if keep else None
-            results.append((number, float(output.loss) if count else 0.0, count, logits, labels))
+        for number in range(self.rank, len(batches[:batches_at_most]), self.world):
+            generator = self._generator(number, EVALUATION)
+            batch = self.validation.batch(batches[number], generator)
+            pieces = micro_batches(len(batches[number]), 0, 1, self.accumulation * self.world)
+            for piece, rows in enumerate(pieces):
+                part = take_rows(batch, rows)
+                count = self.validation.count_items(part)
+                with self.accelerator.autocast():
+                    output = self.model(**_to(part, self.accelerator.device))
+                loss = float(output.loss) if count else 0.0
+                kept = self._kept_for_metrics(output.logits, part["labels"])
+                results.append(((number, piece), loss, count, *kept))
         if self.world > 1:
             results = gather_object(results)
         results.sort(key=lambda result: result[0])
-        items = sum(count for _, _, count, _, _ in results)
-        scores = {"loss": sum(loss * count for _, loss, count, _, _ in results) / max(1, items)}
-        if results[0][3] is not None:
-            logits = np.concatenate([result[3] for result in results])
-            labels = np.concatenate([result[4] for result in results])
+        _, losses, counts, logits, labels = zip(*results, strict=True)
+        total = sum(loss * count for loss, count in zip(losses, counts, strict=True))
+        scores = {"loss": total / max(1, sum(counts))}
+        if logits[0] is not None:
             compute = self.compute_metrics or _accuracy
-            scores |= {name: float(value) for name, value in compute(logits, labels).items()}
+            metrics = compute(np.concatenate(logits), np.concatenate(labels))
+            scores |= {name: float(value) for name, value in metrics.items()}
         return scores
 
+    def _kept_for_metrics(self, logits: Tensor, labels: Tensor) -> tuple[Any, Any]:
+        """Logits are kept for ``compute_metrics`` or a classifier's accuracy: a language model's
+        would fill the memory."""
+        classifies = logits.dim() == 2 and logits.shape[1] > 1 and labels.dim() == 1
+        if self.compute_metrics or (classifies and not labels.is_floating_point()):
+            return logits.float().cpu().numpy(), labels.numpy()
+        return None, None
 
-def build_optimizer(
-    model: nn.Module, config: TrainingConfig, device_type: str
-) -> torch.optim.AdamW:
-    """AdamW over the trainable weights, fused where torch has such a kernel. Vectors (biases
-    and normalisation weights) get no weight decay."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
-        raise InvalidValue("no weight of the model is trainable; set requires_grad on some.")
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=device_type in ("cpu", "cuda"))
+    def _check_metric(self) -> None:
+        """An unknown metric is an error before the training, not after an epoch of it."""
+        if self.config.metric != "loss":
+            names = self._evaluate(batches_at_most=1)
+            if self.config.metric not in names:
+                raise InvalidValue(
+                    f"metric is {self.config.metric!r}; there are: {', '.join(sorted(names))}."
+                )
+
+    def _prepare_checkpoints(self) -> tuple[int, bool]:
+        """Resume if asked to. Returns the number of steps done and whether that was the end."""
+        folder = self.config.checkpoint_folder
+        if folder is None:
+            return 0, False
+        self.fingerprint = self._fingerprint()
+        if not self.config.resume:
+            checkpoints.require_empty(folder)
+            return 0, False
+        found = [checkpoints.find_newest(folder) if self.accelerator.is_main_process else None]
+        path, events = broadcast_object_list(found)[0]
+        done, stopped = (0, False) if path is None else self._load(path)
+        for event in events:
+            self._event(event, warn=True)
+        self._event(f"resumed after step {done}." if path else f"no checkpoint in {folder} yet.")
+        return done, stopped
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What a run must share with the one it takes up."""
+        shapes = {name: list(p.shape) for name, p in self.model.named_parameters()}
+        trainable = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        return {
+            **self.config.decisive_settings(),
+            "precision": self.accelerator.mixed_precision,
+            "model": checkpoints.fingerprint(shapes, trainable),
+            "training data": checkpoints.data_fingerprint(self.train),
+            "validation data": checkpoints.data_fingerprint(self.validation),
+        }
+
+    def _checkpoint_is_due(self, done: int) -> bool:
+        every = self.config.checkpoint_every
+        return every is not None and done % every == 0 and self.accelerator.is_main_process
+
+    def _save(self, done: int, stopped: bool) -> None:
+        tensors, generators = checkpoints.random_state()
+        scaler = self.accelerator.scaler
+        self.last_checkpoint = checkpoints.save(
+            self.config.checkpoint_folder,
+            done,
+            {
+                "model.safetensors": checkpoints.model_tensors(self.model),
+                "optimizer.safetensors": checkpoints.optimizer_tensors(self.optimizer.optimizer),
+                "random.safetensors": tensors,
+                "best.safetensors": self.best,
+            },
+            {
+                "step": done,
+                "stopped": stopped,
+                "accumulation": self.accumulation,
+                "seconds": [self.seconds, self.trained_seconds],
+                "examples": self.seen,
+                "generators": generators,
+                "scaler": scaler.state_dict() if scaler else None,
+                "history": self.history.to_dict(),
+                "fingerprint": self.fingerprint,
+            },
+        )
+
+    def _load(self, path: Path) -> tuple[int, bool]:
+        state = checkpoints.load_state(path)
+        checkpoints.require_same(state["fingerprint"], self.fingerprint, path)
+        checkpoints.restore_model(self.model, checkpoints.load_tensors(path, "model.safetensors"))
+        moments = checkpoints.load_tensors(path, "optimizer.safetensors")
+        checkpoints.restore_optimizer(self.optimizer.optimizer, moments)
+        generators = checkpoints.load_tensors(path, "random.safetensors")
+        checkpoints.restore_random_state(generators, state["generators"])
+        self.best = checkpoints.load_tensors(path, "best.safetensors")
+        self.history = History.from_dict(state["history"] | {"processes": self.world})
+        self.accumulation, self.seen = state["accumulation"], state["examples"]
+        self.seconds, self.trained_seconds = state["seconds"]
+        self.last_checkpoint = path
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return state["step"], state["stopped"]
+
+    def _not_finite(self, step: int, indices: np.ndarray, loss: float) -> NonFiniteLoss:
+        saved = f"checkpoint {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint"
+        what = (
+            f"loss is {loss}"
+            if not isfinite(loss)
+            else f"gradient is not finite (the loss is {loss:.4g})"
+        )
+        return NonFiniteLoss(
+            f"training stopped at step {step + 1}, before the weights were touched: the {what}. "
+            f"The batch: examples {indices.tolist()}. Last good state: {saved}. Lower "
+            f"learning_rate (now {self.config.learning_rate:g}) or max_grad_norm (now "
+            f"{self.config.max_grad_norm:g}), or look for what is odd in those examples."
+        )
+
+    def _event(self, line: str, *, warn: bool = False) -> None:
+        self.history.events.append(line)
+        if warn and self.accelerator.is_main_process:
+            tqdm.write(line, file=sys.stderr)
+
+    def _generator(self, number: int, purpose: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.config.seed, number, purpose))
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
-    """Scale all gradients so that their joint norm is at most ``max_norm``; returns the norm
-    before. Gradients that are short enough are only read."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = float(nn.utils.get_total_norm(gradients, foreach=True))
-    if norm > max_norm:
-        torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
-    return norm
+def _check_data(
+    model: nn.Module, train: Batches, validation: Batches | None, config: TrainingConfig
+) -> None:
+    """Raises InvalidValue for what would fail, or lead astray, in the middle of the training."""
+    if validation is None and (config.patience is not None or config.metric != "loss"):
+        raise InvalidValue("patience and metric need validation examples, and there are none.")
+    settings = getattr(model, "config", None)
+    positions = getattr(settings, "max_position_embeddings", None)
+    classes = getattr(settings, "num_labels", None)
+    for name, data in (("training", train), ("validation", validation)):
+        if data is None:
+            continue
+        if len(data) == 0:
+            raise InvalidValue(f"there are no {name} examples; give at least one.")
+        longest = int(data.lengths.max())
+        if positions is not None and longest > positions:
+            raise InvalidValue(
+                f"the longest of the {name} examples has {longest} tokens, the model has "
+                f"{positions} positions. Encode with max_length={positions} or less."
+            )
+        labels = getattr(data, "labels", None)
+        if labels is not None and labels.dtype.kind == "i" and labels.max() >= (classes or 0) > 1:
+            raise InvalidValue(
+                f"label {labels.max()} of {name} example {labels.argmax()} is outside the "
+                f"model's classes, 0 to {classes - 1}."
+            )
 
 
-def micro_batches(examples: int, rank: int, world: int, accumulation: int) -> list[np.ndarray]:
-    """The rows of a global batch that process ``rank`` of ``world`` takes (every ``world``-th),
-    in up to ``accumulation`` runs of neighbours; one empty run if there is no row left for it."""
-    rows = np.arange(rank, examples, world)
-    return np.array_split(rows, max(1, min(accumulation, len(rows))))
-
-
-def derived_seed(*numbers: int) -> int:
-    """A seed of 64 bits that depends on all ``numbers`` and in which no pattern of them shows."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _to(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     if device.type == "cpu":
         return batch
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

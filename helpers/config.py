@@ -1,0 +1,169 @@
+"""What a training run is told (``TrainingConfig``), what it tells (``History``), and the
+learning rate as a plain function of the step."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from math import ceil, cos, isfinite, pi
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import InvalidValue
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of ``fit``; InvalidValue names any that is out of its range.
+
+    epochs: passes over the training examples, above 0; fractions are allowed.
+    batch_size: examples of one optimiser step, over all processes and micro-batches.
+    learning_rate: the peak; above 0, at most 1.
+    weight_decay: of AdamW, 0 to 1; never applied to biases and normalisation weights.
+    warmup_fraction: of all steps, 0 to 1, in which the learning rate rises to its peak.
+    schedule: after that "linear" or "cosine" to 0, or "constant".
+    max_grad_norm: gradients are scaled down to this norm; above 0.
+    accumulation: micro-batches into which each process cuts its share of a batch.
+    seed: 0 to 2**32 - 1; decides order, masking and dropout.
+    max_steps: steps at most, whatever ``epochs`` says.
+    evaluate_every: steps between evaluations (None: each epoch); the last step is always judged.
+    metric: "loss", "accuracy" (classifiers) or a name that ``compute_metrics`` returns; it decides
+        on the best step. greater_is_better: None for what the name suggests.
+    patience: stop after so many evaluations in a row without a better one (None: never).
+    keep_best: end with the best evaluation's weights rather than the last.
+    checkpoint_every: steps between checkpoints in checkpoint_folder (None: no checkpoints).
+    resume: take up the newest sound checkpoint there, if there is one.
+    device, precision: as in ``runtime.detect`` (None: what suits this machine).
+    progress: show a progress bar.
+    """
+
+    epochs: float = 2
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.1
+    schedule: str = "linear"
+    max_grad_norm: float = 1.0
+    accumulation: int = 1
+    seed: int = 42
+    max_steps: int | None = None
+    evaluate_every: int | None = None
+    metric: str = "loss"
+    greater_is_better: bool | None = None
+    patience: int | None = None
+    keep_best: bool = True
+    checkpoint_every: int | None = None
+    checkpoint_folder: Path | None = None
+    resume: bool = False
+    device: str | None = None
+    precision: str | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self, "epochs", "a number above 0", lambda v: isfinite(v) and v > 0)
+        _require(self, "learning_rate", "above 0, at most 1", lambda v: 0 < v <= 1)
+        _require(self, "weight_decay", "0 to 1", lambda v: 0 <= v <= 1)
+        _require(self, "warmup_fraction", "0 to 1", lambda v: 0 <= v <= 1)
+        _require(self, "max_grad_norm", "above 0", lambda v: v > 0)
+        _require(self, "schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
+        _require(self, "seed", "a whole number from 0 to 2**32 - 1", _whole(0, 2**32 - 1))
+        for name in ("batch_size", "accumulation"):
+            _require(self, name, "a whole number, at least 1", _whole(1))
+        for name in ("max_steps", "evaluate_every", "patience", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                _require(self, name, "a whole number, at least 1, or None", _whole(1))
+        if self.accumulation > self.batch_size:
+            raise InvalidValue(
+                f"accumulation is {self.accumulation}, more than the {self.batch_size} examples "
+                f"of a batch; give 1 to {self.batch_size}."
+            )
+        if self.checkpoint_folder is not None:
+            object.__setattr__(self, "checkpoint_folder", Path(self.checkpoint_folder))
+        elif self.checkpoint_every is not None or self.resume:
+            raise InvalidValue(
+                "checkpoint_folder is None, but checkpoint_every or resume is set; name a folder."
+            )
+
+    def metric_grows(self) -> bool:
+        """Whether more of ``metric`` is better."""
+        if self.greater_is_better is None:
+            return not self.metric.endswith(("loss", "perplexity", "error"))
+        return self.greater_is_better
+
+    def decisive_settings(self) -> dict[str, Any]:
+        """The settings that decide on the final weights: a resumed run must have the same."""
+        others = {"checkpoint_every", "checkpoint_folder", "resume", "device", "progress"}
+        return {name: value for name, value in asdict(self).items() if name not in others}
+
+
+def _require(config: TrainingConfig, name: str, allowed: str, check: Callable) -> None:
+    value = getattr(config, name)
+    try:
+        fine = not isinstance(value, bool) and check(value)
+    except TypeError:
+        fine = False
+    if not fine:
+        raise InvalidValue(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def _whole(low: int, high: float = float("inf")) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and low <= value <= high
+
+
+@dataclass
+class History:
+    """What happened in a run.
+
+    steps: one dictionary a step: step (from 1), epoch (fraction), loss (mean nats an item),
+        learning_rate. evaluations: step, loss and metrics. events: what was out of the ordinary.
+    seconds: in all. examples_per_second: of training alone. best_step: of the kept weights.
+    """
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    examples_per_second: float = 0.0
+    processes: int = 1
+    best_step: int | None = None
+
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of every step, in nats an item."""
+        return [step["loss"] for step in self.steps]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "History":
+        """The inverse of ``to_dict``."""
+        return cls(**values)
+
+    def add_evaluation(self, scores: dict[str, float], config: TrainingConfig) -> bool:
+        """Append ``scores``; True (and noted as ``best_step``) if they are the best so far."""
+        sign = 1 if config.metric_grows() else -1
+        earlier = [sign * evaluation[config.metric] for evaluation in self.evaluations]
+        self.evaluations.append(scores)
+        improved = not earlier or sign * scores[config.metric] > max(earlier)
+        if improved:
+            self.best_step = scores["step"]
+        return improved
+
+    def patience_is_over(self, config: TrainingConfig) -> bool:
+        """Whether ``config.patience`` evaluations have passed since the best one."""
+        since = sum(evaluation["step"] > self.best_step for evaluation in self.evaluations)
+        return config.patience is not None and since >= config.patience
+
+
+def learning_rate_at(step: int, total_steps: int, config: TrainingConfig) -> float:
+    """The learning rate of update ``step`` (from 0) of ``total_steps``: it rises linearly from 0
+    over the warm-up, then follows the schedule. "linear" equals transformers'
+    ``get_linear_schedule_with_warmup``."""
+    warmup = ceil(config.warmup_fraction * total_steps)
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    done = (step - warmup) / max(1, total_steps - warmup)
+    factor = {"linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2, "constant": 1.0}
+    return config.learning_rate * factor[config.schedule]

@@ -1,0 +1,103 @@
+"""The parts of an optimiser step that ``fit`` puts together, each a plain function or object."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.config import TrainingConfig
+from helpers.errors import InvalidValue
+
+
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, device_type: str
+) -> torch.optim.AdamW:
+    """AdamW over the trainable weights, fused where torch has such a kernel. Vectors (biases
+    and normalisation weights) get no weight decay. Raises InvalidValue if all are frozen."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise InvalidValue("no weight of the model is trainable; set requires_grad on some.")
+    groups = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=device_type in ("cpu", "cuda"))
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+    """Scale all gradients so that their joint norm is at most ``max_norm``; returns the norm
+    before. Gradients that are short enough are only read."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    foreach = gradients[0].device.type in ("cpu", "cuda")
+    norm = nn.utils.get_total_norm(gradients, foreach=foreach)
+    if not norm <= max_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=foreach)
+    return float(norm)
+
+
+class EmbeddingGradient:
+    """Keeps the word embeddings' gradient allocated and clears only the rows that were used.
+
+    A step sees a few hundred of 30,000 words, yet autograd allocates and fills a gradient of the
+    whole table (47 MB for the course's encoder) in every backward pass. Here the table's gradient
+    is allocated once; sparse row gradients are added into it. The optimiser sees the same numbers.
+    Only for a table in ordinary memory that one module uses (a tied output layer needs all rows).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.table, self.rows = None, []
+        find = getattr(model, "get_input_embeddings", None)
+        table = find() if find else None
+        if type(table) is not nn.Embedding or table.sparse or table.scale_grad_by_freq:
+            return
+        owners = [p for _, p in model.named_parameters(remove_duplicate=False)]
+        shared = sum(p is table.weight for p in owners) > 1
+        if shared or not table.weight.requires_grad or table.weight.device.type != "cpu":
+            return
+        self.table, table.sparse = table, True
+        table.weight.grad = torch.zeros_like(table.weight)
+        self.hook = table.register_forward_pre_hook(self._remember)
+
+    def _remember(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            self.rows.append(inputs[0].flatten())
+
+    def clear(self, parameters: Sequence[nn.Parameter]) -> None:
+        """What ``optimizer.zero_grad`` does."""
+        kept = None if self.table is None else self.table.weight
+        for parameter in parameters:
+            if parameter is not kept:
+                parameter.grad = None
+        if self.rows:
+            kept.grad[torch.cat(self.rows).unique()] = 0.0
+            self.rows.clear()
+
+    def release(self) -> None:
+        """Leave the model as it was."""
+        if self.table is not None:
+            self.hook.remove()
+            self.table.sparse, self.table.weight.grad, self.table = False, None, None
+
+
+def micro_batches(examples: int, rank: int, world: int, accumulation: int) -> list[np.ndarray]:
+    """The rows of a global batch that process ``rank`` of ``world`` takes (every ``world``-th),
+    in up to ``accumulation`` runs of neighbours; one empty run if there is no row left for it."""
+    rows = np.arange(rank, examples, world)
+    return np.array_split(rows, max(1, min(accumulation, len(rows))))
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed of 63 bits that depends on all ``numbers`` and in which no pattern of them shows."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is torch's way to say that memory ran out, on a GPU or in main memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("not enough memory", "can't allocate memory", "out of memory")
+    )
