@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
+from helpers.calibration import calibration_bins
+
 # Okabe and Ito's palette, which people with any colour vision tell apart, without its yellow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -124,15 +126,10 @@ def reliability(
         bins: number of equal steps of confidence; empty ones are left out.
     """
     ax = _axes(ax)
-    probabilities = np.asarray(probabilities)
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == np.asarray(labels)
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    filled = np.unique(bin_of)
-    sure = [confidence[bin_of == b].mean() for b in filled]
-    correct = [right[bin_of == b].mean() for b in filled]
+    found = calibration_bins(probabilities, labels, bins)
+    filled = found["count"] > 0
     ax.plot([0, 1], [0, 1], "--", color="#777777", label="calibrated")
-    ax.plot(sure, correct, "o-", label="model")
+    ax.plot(found["confidence"][filled], found["accuracy"][filled], "o-", label="model")
     ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.02), ylim=(0, 1.02))
     ax.legend()
     return ax

@@ -27,7 +27,7 @@ def _check_even_guess(answer: Any) -> str | None:
         return f"A probability lies between 0 and 1; {answer:g} does not."
     return (
         f"All {VOCABULARY:,} probabilities must add up to 1; with {answer:g} each they add up "
-        f"to {answer * VOCABULARY:,.4g}."
+        f"to {answer * VOCABULARY:,.2f}."
     )
 
 
@@ -62,7 +62,7 @@ def _check_nearest(answer: Any) -> str | None:
         )
     if not (np.isreal(found) and int(found) == found and 0 <= found < len(candidates)):
         return (
-            f"It gave {found!r}, which is not the number of a row. `argmax` gives where the "
+            f"It gave {found:.4g}, which is not the number of a row. `argmax` gives where the "
             "largest value is, `max` the value."
         )
     if found == 1:
