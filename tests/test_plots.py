@@ -91,7 +91,7 @@ def test_reliability_averages_each_bin(ax):
     probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.4, 0.6], [1.0, 0.0]])
     assert plots.reliability(probabilities, [0, 1, 1, 0], ax) is ax
     _diagonal, model = ax.lines
-    assert np.allclose(model.get_xydata(), [[0.6, 1.0], [0.95, 2 / 3]])
+    assert np.allclose(model.get_xydata(), [[0.6, 1], [0.9, 1], [0.975, 0.5]])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("confidence", "share right")
 
 
