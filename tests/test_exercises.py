@@ -137,6 +137,8 @@ def test_a_quiz_explains_every_option(path):
             assert set(answer) == {"answer", "correct", "feedback"}
             assert isinstance(answer["correct"], bool)
             assert answer["answer"].strip() and len(answer["feedback"].split()) >= 4
+    places = {[answer["correct"] for answer in item["answers"]].index(True) for item in questions}
+    assert len(places) > 1, "the right answer should not always stand in the same place"
     page = to_html(questions)
     assert page.count("<details") == page.count("</details>") >= 2 * len(questions)
     assert "<script" not in page
