@@ -57,8 +57,8 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> f
     it chooses never changes. Fit it on validation examples, never on test examples.
 
     logits: (N, C). labels: (N,) true classes.
-    Returns T between 0.02 and 50. It reaches the lower end where every example is right, since
-    then being surer is always better: there the labels cannot tell how sure to be.
+    Returns T between 0.02 and 50. It runs towards the lower end where every example is right,
+    since then being surer is always better: such labels cannot tell how sure to be.
     Raises InvalidValue: no examples, or shapes that do not fit.
     """
     logits, labels = _check(logits, labels)

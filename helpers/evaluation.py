@@ -74,7 +74,8 @@ def predict(
     fails first. Only the logits are kept. The loss is summed over all examples and divided once.
 
     device: moves the model there first; None: where the model already is.
-    Raises InvalidValue: no examples, ``tokens_per_batch`` below 1, a label outside the classes.
+    Raises InvalidValue: no examples, ``tokens_per_batch`` below 1, a label outside the classes,
+    labels that are no class numbers (one for each example).
     """
     if len(data) == 0:
         raise InvalidValue("there are no examples to predict; give at least one.")
@@ -98,7 +99,7 @@ def predict(
                     labels = None if answers is None else np.empty(len(data), dtype=np.int64)
                 logits[indices] = found.numpy()
                 if answers is not None:
-                    _check_classes(answers.numpy(), found.shape[1])
+                    _check_answers(answers, found)
                     total += float(functional.cross_entropy(found, answers, reduction="sum"))
                     labels[indices] = answers.numpy()
                 bar.update(len(indices))
@@ -220,6 +221,15 @@ def tfidf_baseline(
             raise InvalidValue(f"TF-IDF cannot use the training texts: {error}.") from None
         probabilities[:, seen] = pipeline.predict_proba(list(test_texts))
     return probabilities.argmax(axis=1), probabilities
+
+
+def _check_answers(answers: torch.Tensor, logits: torch.Tensor) -> None:
+    if answers.dim() != 1 or logits.dim() != 2 or answers.is_floating_point():
+        raise InvalidValue(
+            f"labels of shape {tuple(answers.shape)} ({answers.dtype}) for logits of shape "
+            f"{tuple(logits.shape)}; predict judges classifiers: one class number an example."
+        )
+    _check_classes(answers.numpy(), logits.shape[1])
 
 
 def _check_classes(classes: np.ndarray, count: int) -> None:
