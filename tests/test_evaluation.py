@@ -123,7 +123,6 @@ class Counting(nn.Module):
     def forward(self, input_ids, attention_mask):
         large = torch.zeros(len(input_ids), 10_000)
         self.large.append(weakref.ref(large.untyped_storage()))
-        gc.collect()
         self.most_alive = max(self.most_alive, sum(part() is not None for part in self.large))
         self.most_tokens = max(self.most_tokens, input_ids.numel())
         return SimpleNamespace(logits=large[:, :2])
@@ -227,11 +226,11 @@ def direct_bootstrap(labels, predicted, metric, resamples, seed):
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "macro_recall", "f1", "precision"])
 def test_the_bootstrap_is_that_of_a_direct_loop(metric):
     labels, predicted = noisy(250, 2 if metric in metrics.BINARY else 4, 0.75)
-    expected = direct_bootstrap(labels, predicted, SKLEARN[metric], 1500, seed=1)
+    expected = direct_bootstrap(labels, predicted, SKLEARN[metric], 400, seed=1)
     found = metrics.bootstrap_interval(labels, predicted, metric, resamples=20_000)
-    assert found == pytest.approx(expected, abs=0.007)  # about 1/5 of the half width
-    by_function = metrics.bootstrap_interval(labels, predicted, SKLEARN[metric], resamples=1500)
-    assert by_function == pytest.approx(found, abs=0.007)
+    assert found == pytest.approx(expected, abs=0.012)  # a quarter of the half width
+    by_function = metrics.bootstrap_interval(labels, predicted, SKLEARN[metric], resamples=400)
+    assert by_function == pytest.approx(found, abs=0.012)
 
 
 def test_the_bootstrap_is_that_of_scipy():
@@ -313,10 +312,10 @@ def test_the_paired_bootstrap_is_that_of_a_direct_loop():
     b = np.where(np.random.default_rng(2).random(300) < 0.1, (labels + 1) % 3, a)
     found = metrics.paired_bootstrap(labels, a, b, "macro_f1", resamples=20_000)
     random, f1 = np.random.default_rng(9), SKLEARN["macro_f1"]
-    rows = random.integers(300, size=(1500, 300))
+    rows = random.integers(300, size=(500, 300))
     loop = [f1(labels[r], a[r]) - f1(labels[r], b[r]) for r in rows]
     assert found["difference"] == pytest.approx(f1(labels, a) - f1(labels, b))
-    assert found["interval"] == pytest.approx(tuple(np.quantile(loop, [0.025, 0.975])), abs=0.005)
+    assert found["interval"] == pytest.approx(tuple(np.quantile(loop, [0.025, 0.975])), abs=0.008)
     assert found["p_value"] < 0.01
 
 
