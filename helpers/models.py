@@ -4,8 +4,9 @@ A name is one of the catalogue's models, a folder that holds a model, or (full p
 repository on the Hugging Face Hub. Weights come in float32 and only from safetensors or GGUF.
 """
 
+import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
@@ -221,11 +222,19 @@ def _convert(name: str, gguf: Path) -> Path:
 
     def build(folder: Path) -> None:
         options = {"gguf_file": gguf.name}
-        with _quiet():
+        with _quiet(), _seeded(0), redirect_stderr(io.StringIO()):  # the converter has its own bar
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-            model = AutoModelForCausalLM.from_pretrained(
+            quantised = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, dtype=torch.float32, **options
             )
+            # transformers refuses to save a model that it remembers as quantised: a plain one
+            # takes over the numbers.
+            config = quantised.config
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model.load_state_dict(quantised.state_dict())
+            model.generation_config = quantised.generation_config
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
