@@ -7,9 +7,6 @@ carry different labels, the label that most of them carry wins and a tie removes
 files alone: paths are sorted, and no hash order or global random state is used.
 """
 
-import csv
-import gzip
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers import assets
-from helpers.errors import AssetError, InvalidValue, unknown_name
+from helpers import assets, corpus_files
+from helpers.corpus_files import Contents, Row
+from helpers.errors import InvalidValue, unknown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 NEUTRAL = 0.5  # a review whose mean rating is no further from 0 than this is neither class
 SPLITS = ("train", "validation", "test")
-
-Row = dict[str, Any]  # text, label, and for reviews rating; sst2 and ag-news: split too
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class _Corpus:
     split or, for test, all rows that are left when ``train`` is given."""
 
     names: tuple[str, ...]
-    read: Callable[[Path], tuple[list[Row], list[Row], dict[str, int]]]
+    read: Callable[[Path, Sequence[str]], Contents]
     validation: int
     test: int | None = None
     train: int | None = None
@@ -52,6 +48,7 @@ def label_names(name: str) -> list[str]:
 def raw(name: str) -> list[Row]:
     """The rows as they lie in the files, duplicates, broken and neutral ones included: ``text``,
     ``label`` (class number) and, for reviews, ``rating``."""
+    _corpus(name)
     return [dict(row) for row in _read(name, assets.fetch(name))[0]]
 
 
@@ -64,6 +61,7 @@ def cleaning_report(name: str) -> dict[str, int]:
     label_conflicts: texts whose copies disagreed. kept: rows that are split. So
     ``kept = rows_read + repaired - neutral_removed - duplicates_removed``.
     """
+    _corpus(name)
     return dict(_clean(name, assets.fetch(name))[1])
 
 
@@ -108,101 +106,13 @@ def _corpus(name: str) -> _Corpus:
     return _CORPORA[name]
 
 
-# -- reading ---------------------------------------------------------------------------------------
+# -- cleaning and splitting ------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
-def _read(name: str, folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
-    return _corpus(name).read(folder)
-
-
-def _read_news(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
-    topics = _CORPORA["news"].names
-    paths = [path for path in folder.rglob("*.txt") if path.parent.name in topics]
-    if not paths:
-        raise _missing(folder, "<topic>/*.txt")
-    rows, not_utf8 = [], 0
-    for path in sorted(paths, key=lambda path: (path.parent.name, path.name)):
-        content = path.read_bytes()
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            text, not_utf8 = content.decode("cp1252"), not_utf8 + 1
-        text = text.replace("\r\n", "\n").strip()
-        rows.append({"text": text, "label": topics.index(path.parent.name)})
-    return rows, rows, {"not_utf8": not_utf8}
-
-
-def _read_messages(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
-    """The table was made from lines ``ham<tab>text``; where a text began with a quotation mark
-    that nothing closed, all lines up to the next such mark became part of one row."""
-    names = _CORPORA["messages"].names
-    rows = [
-        {"text": line["text"], "label": int(line["spam"])}
-        for line in csv.DictReader(io.StringIO(_text(folder, "sms-spam.csv"), newline=""))
-    ]
-    whole = []
-    for row in rows:
-        first, *swallowed = row["text"].split("\n")
-        whole.append({"text": first.strip(), "label": row["label"]})
-        for line in swallowed:
-            label, text = line.split("\t", 1)
-            whole.append({"text": text.strip(), "label": names.index(label)})
-    malformed = sum("\n" in row["text"] for row in rows)
-    return rows, whole, {"malformed": malformed}
-
-
-def _read_reviews(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
-    text = _text(folder, "movieReviewSnippets_GroundTruth.csv.gz")
-    rows = [
-        {
-            "text": line["text"].strip(),
-            "label": int(float(line["sentiment"]) > 0),
-            "rating": float(line["sentiment"]),
-        }
-        for line in csv.DictReader(io.StringIO(text, newline=""))
-    ]
-    return rows, rows, {}
-
-
-def _read_hub(text_column: str, splits: dict[str, str]) -> Callable[[Path], Any]:
-    """A reader of parquet files named ``<split>-00000-of-00001.parquet``; ``splits`` says which of
-    the publisher's splits serves as which of ours."""
-
-    def read(folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
-        import pyarrow.parquet
-
-        rows: list[Row] = []
-        for theirs, ours in splits.items():
-            paths = sorted(folder.rglob(f"{theirs}*.parquet"), key=lambda path: path.as_posix())
-            if not paths:
-                raise _missing(folder, f"{theirs}*.parquet")
-            for path in paths:
-                table = pyarrow.parquet.read_table(path, columns=[text_column, "label"])
-                columns = (table.column(i).to_pylist() for i in range(2))
-                for text, label in zip(*columns, strict=True):
-                    rows.append({"text": text.strip(), "label": label, "split": ours})
-        return rows, rows, {}
-
-    return read
-
-
-def _text(folder: Path, file_name: str) -> str:
-    paths = sorted(folder.rglob(file_name), key=lambda path: path.as_posix())
-    if not paths:
-        raise _missing(folder, file_name)
-    content = paths[0].read_bytes()
-    return (gzip.decompress(content) if file_name.endswith(".gz") else content).decode("utf-8")
-
-
-def _missing(folder: Path, file_name: str) -> AssetError:
-    return AssetError(
-        f"{folder} holds no {file_name}. Remove that folder, then fetch again: "
-        f"python -m helpers fetch"
-    )
-
-
-# -- cleaning and splitting ------------------------------------------------------------------------
+def _read(name: str, folder: Path) -> Contents:
+    corpus = _corpus(name)
+    return corpus.read(folder, corpus.names)
 
 
 @lru_cache(maxsize=8)
@@ -289,21 +199,23 @@ def _dataset(rows: Iterable[Row], features: Any) -> "Dataset":
 _CORPORA: dict[str, _Corpus] = {
     "news": _Corpus(
         ("business", "entertainment", "politics", "sports", "tech"),
-        _read_news,
+        corpus_files.read_news,
         validation=400,
         train=1300,
     ),
-    "messages": _Corpus(("ham", "spam"), _read_messages, validation=500, test=1000),
-    "reviews": _Corpus(("negative", "positive"), _read_reviews, validation=1000, test=2000),
+    "messages": _Corpus(("ham", "spam"), corpus_files.read_messages, validation=500, test=1000),
+    "reviews": _Corpus(
+        ("negative", "positive"), corpus_files.read_reviews, validation=1000, test=2000
+    ),
     # SST-2's own test labels are secret: its validation sentences serve as our test.
     "sst2": _Corpus(
         ("negative", "positive"),
-        _read_hub("sentence", {"train": "train", "validation": "test"}),
+        corpus_files.read_hub("sentence", {"train": "train", "validation": "test"}),
         validation=1000,
     ),
     "ag-news": _Corpus(
         ("World", "Sports", "Business", "Sci/Tech"),
-        _read_hub("text", {"train": "train", "test": "test"}),
+        corpus_files.read_hub("text", {"train": "train", "test": "test"}),
         validation=2000,
     ),
 }

@@ -1,0 +1,103 @@
+"""The files of each corpus, read into rows as they lie there.
+
+Every reader takes the asset's folder and the names of the classes, and returns the rows as they
+lie in the files, the rows repaired (the same ones where nothing is broken) and counts of what it
+met. A row is a dictionary with ``text``, ``label`` (class number), for reviews ``rating``, and
+``split`` ("train" or "test") where the publisher made the split.
+"""
+
+import csv
+import gzip
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import AssetError
+
+Row = dict[str, Any]
+Contents = tuple[list[Row], list[Row], dict[str, int]]
+
+
+def read_news(folder: Path, names: Sequence[str]) -> Contents:
+    paths = [path for path in folder.rglob("*.txt") if path.parent.name in names]
+    if not paths:
+        raise _missing(folder, "<topic>/*.txt")
+    rows, not_utf8 = [], 0
+    for path in sorted(paths, key=lambda path: (path.parent.name, path.name)):
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            text, not_utf8 = content.decode("cp1252"), not_utf8 + 1
+        text = text.replace("\r\n", "\n").strip()
+        rows.append({"text": text, "label": names.index(path.parent.name)})
+    return rows, rows, {"not_utf8": not_utf8}
+
+
+def read_messages(folder: Path, names: Sequence[str]) -> Contents:
+    """The table was made from lines ``ham<tab>text``; where a text began with a quotation mark
+    that nothing closed, all lines up to the next such mark became part of one row."""
+    rows = [
+        {"text": line["text"], "label": int(line["spam"])}
+        for line in csv.DictReader(io.StringIO(_text(folder, "sms-spam.csv"), newline=""))
+    ]
+    whole = []
+    for row in rows:
+        first, *swallowed = row["text"].split("\n")
+        whole.append({"text": first.strip(), "label": row["label"]})
+        for line in swallowed:
+            label, text = line.split("\t", 1)
+            whole.append({"text": text.strip(), "label": names.index(label)})
+    malformed = sum("\n" in row["text"] for row in rows)
+    return rows, whole, {"malformed": malformed}
+
+
+def read_reviews(folder: Path, names: Sequence[str]) -> Contents:
+    text = _text(folder, "movieReviewSnippets_GroundTruth.csv.gz")
+    rows = [
+        {
+            "text": line["text"].strip(),
+            "label": int(float(line["sentiment"]) > 0),
+            "rating": float(line["sentiment"]),
+        }
+        for line in csv.DictReader(io.StringIO(text, newline=""))
+    ]
+    return rows, rows, {}
+
+
+def read_hub(text_column: str, splits: dict[str, str]) -> Callable[[Path, Sequence[str]], Contents]:
+    """A reader of parquet files named ``<split>-00000-of-00001.parquet``; ``splits`` says which of
+    the publisher's splits serves as which of ours."""
+
+    def read(folder: Path, names: Sequence[str]) -> Contents:
+        import pyarrow.parquet
+
+        rows: list[Row] = []
+        for theirs, ours in splits.items():
+            paths = sorted(folder.rglob(f"{theirs}*.parquet"), key=lambda path: path.as_posix())
+            if not paths:
+                raise _missing(folder, f"{theirs}*.parquet")
+            for path in paths:
+                table = pyarrow.parquet.read_table(path, columns=[text_column, "label"])
+                columns = (table.column(i).to_pylist() for i in range(2))
+                for text, label in zip(*columns, strict=True):
+                    rows.append({"text": text.strip(), "label": label, "split": ours})
+        return rows, rows, {}
+
+    return read
+
+
+def _text(folder: Path, file_name: str) -> str:
+    paths = sorted(folder.rglob(file_name), key=lambda path: path.as_posix())
+    if not paths:
+        raise _missing(folder, file_name)
+    content = paths[0].read_bytes()
+    return (gzip.decompress(content) if file_name.endswith(".gz") else content).decode("utf-8")
+
+
+def _missing(folder: Path, file_name: str) -> AssetError:
+    return AssetError(
+        f"{folder} holds no {file_name}. Remove that folder, then fetch again: "
+        f"python -m helpers fetch"
+    )
