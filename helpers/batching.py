@@ -292,7 +292,9 @@ def take_rows(batch: dict[str, Tensor], rows: slice | Sequence[int]) -> dict[str
     if used == width:
         return part
     return {
-        name: tensor[:, :used] if tensor.dim() > 1 and tensor.shape[1] == width else tensor
+        name: tensor[:, :used].contiguous()
+        if tensor.dim() > 1 and tensor.shape[1] == width
+        else tensor
         for name, tensor in part.items()
     }
 

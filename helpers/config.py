@@ -66,6 +66,7 @@ class TrainingConfig:
         _require(self, "warmup_fraction", "0 to 1", lambda v: 0 <= v <= 1)
         _require(self, "max_grad_norm", "above 0", lambda v: v > 0)
         _require(self, "schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
+        _require(self, "metric", "a metric's name", lambda v: isinstance(v, str) and v)
         _require(self, "seed", "a whole number from 0 to 2**32 - 1", _whole(0, 2**32 - 1))
         for name in ("batch_size", "accumulation"):
             _require(self, name, "a whole number, at least 1", _whole(1))

@@ -216,7 +216,7 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            message = str(error).splitlines()[0]
+            message = (str(error) or type(error).__name__).splitlines()[0]
         # Outside of the handler: the traceback, and the tensors it holds, are gone by now.
         self.embedding.clear(self.parameters)
         if torch.cuda.is_available():
@@ -254,6 +254,8 @@ class _Run:
             last = number == len(pieces)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 output = self.wrapped(**_to(part, self.accelerator.device))
+                if output.loss is None:
+                    raise InvalidValue("the model returned no loss: the data have no labels.")
                 # Without an item the model's mean is 0/0; the zero keeps the graph whole,
                 # because every process must take part in summing the gradients.
                 mean = output.loss if count else output.logits.sum() * 0.0

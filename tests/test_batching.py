@@ -1,0 +1,217 @@
+"""Encoding, masking and the order of batches."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from helpers import batching
+from helpers.batching import IGNORED
+from helpers.errors import InvalidValue
+
+
+def test_batches_equal_the_tokenizer_with_padding():
+    tokenizer, texts = tiny.tokenizer(), tiny.texts()
+    data = batching.encode(tokenizer, texts, [0] * 50, max_length=12)
+    rows = [7, 3, 11, 49]
+    expected = tokenizer(
+        [texts[i] for i in rows],
+        padding=True,
+        truncation=True,
+        max_length=12,
+        return_tensors="pt",
+    )
+    batch = data.batch(rows)
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    assert batch["labels"].tolist() == [0] * 4
+    assert data.count_items(batch) == 4
+
+
+def test_every_text_is_encoded_as_by_the_tokenizer_across_chunks(monkeypatch):
+    monkeypatch.setattr(batching, "_CHUNK", 7)
+    tokenizer, texts = tiny.tokenizer(), tiny.texts()
+    data = batching.encode(tokenizer, texts, max_length=12)
+    expected = tokenizer(texts, truncation=True, max_length=12)["input_ids"]
+    found = [data.ids[a:b].tolist() for a, b in zip(data.offsets, data.offsets[1:], strict=False)]
+    assert found == expected
+    assert data.lengths.tolist() == [len(ids) for ids in expected]
+
+
+def test_truncated_texts_are_counted():
+    texts = ["w5 " * words for words in (1, 9, 10, 11, 60)]  # with [CLS] and [SEP]: 3, 11, 12 ...
+    data = batching.encode(tiny.tokenizer(), texts, max_length=12)
+    assert data.truncated == 2
+    assert data.lengths.tolist() == [3, 11, 12, 12, 12]
+
+
+def test_the_tokenizers_own_limit_holds_too():
+    data = batching.encode(tiny.tokenizer(), ["w5 " * 100], max_length=1000)
+    assert data.lengths.tolist() == [tiny.POSITIONS]
+    assert data.truncated == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], None), "no texts"),
+        ((["w5", "   "], None), "text 1 is empty"),
+        ((["w5", "", "w6"], None), "text 1 is empty"),
+        ((["w5", None], None), "text 1 is None"),
+        ((["w5", "w6"], [0, 3]), "label 3 of text 1 is outside the classes: 0 to 2"),
+        ((["w5", "w6"], [-1, 0]), "label -1 of text 0"),
+        ((["w5", "w6"], [0]), "2 texts have labels of shape"),
+        ((["w5", "w6"], [0.5, 1.0]), "whole numbers"),
+        ((["w5", "w6"], ["ham", "spam"]), "whole numbers"),
+    ],
+)
+def test_what_cannot_be_encoded_is_named(arguments, message):
+    texts, labels = arguments
+    with pytest.raises(InvalidValue, match=message):
+        batching.encode(tiny.tokenizer(), texts, labels, label_count=3)
+
+
+def test_max_length_must_hold_a_token():
+    with pytest.raises(InvalidValue, match="at least 3"):
+        batching.encode(tiny.tokenizer(), ["w5"], max_length=2)
+
+
+def test_real_numbers_are_labels_of_a_regression():
+    data = batching.encode(tiny.tokenizer(), ["w5", "w6"], [0.5, -2.0])
+    assert data.batch([1, 0])["labels"].tolist() == [-2.0, 0.5]
+    assert data.batch([1, 0])["labels"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [[], [-1], [50]])
+def test_rows_that_are_not_there(rows):
+    with pytest.raises(InvalidValue, match=r"at least one index|indices from"):
+        tiny.encoded(50).batch(rows)
+
+
+def test_language_blocks_hold_all_the_text_in_order():
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token = "[SEP]"
+    texts = tiny.texts()
+    data = batching.language_blocks(tokenizer, texts, length=16)
+    stream = [
+        id for text in texts for id in [*tokenizer(text, add_special_tokens=False)["input_ids"], 3]
+    ]
+    assert data.blocks.flatten().tolist() == stream[: len(data) * 16]
+    assert data.dropped == len(stream) - len(data) * 16 < 16
+    batch = data.batch([2, 0])
+    assert torch.equal(batch["labels"], batch["input_ids"])
+    assert data.count_items(batch) == 2 * 15
+
+
+@pytest.mark.parametrize(
+    ("texts", "length", "message"),
+    [(["w5"], 1, "at least 2"), (["w5"], 8, "1 tokens, fewer"), ([], 8, "0 tokens")],
+)
+def test_language_blocks_that_cannot_be(texts, length, message):
+    with pytest.raises(InvalidValue, match=message):
+        batching.language_blocks(tiny.tokenizer(), texts, length=length)
+
+
+def test_masking_is_80_10_10():
+    ids = torch.randint(5, 1000, (400, 500))
+    special = torch.zeros_like(ids, dtype=torch.bool)
+    special[:, 0] = special[:, 400:] = True
+    masked, labels = batching.mask_tokens(
+        ids,
+        mask_token_id=4,
+        vocabulary_size=1000,
+        special_tokens_mask=special,
+        generator=torch.Generator().manual_seed(1),
+    )
+    chosen = labels != IGNORED
+    assert not chosen[special].any()
+    assert torch.equal(labels[chosen], ids[chosen])
+    assert torch.equal(masked[~chosen], ids[~chosen])
+    assert abs(chosen[~special].float().mean() - 0.15) < 0.01
+    assert abs((masked[chosen] == 4).float().mean() - 0.8) < 0.01
+    kept = (masked[chosen] == ids[chosen]).float().mean()
+    assert abs(kept - 0.1) < 0.01
+    other = masked[chosen & (masked != 4) & (masked != ids)]
+    assert abs(len(other) / int(chosen.sum()) - 0.1) < 0.01
+    assert other.min() < 20 and other.max() > 980  # random tokens come from the whole vocabulary
+
+
+@pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
+def test_masking_probability_range(probability):
+    with pytest.raises(InvalidValue, match="probability"):
+        batching.mask_tokens(
+            torch.ones(1, 2, dtype=torch.int64),
+            mask_token_id=4,
+            vocabulary_size=9,
+            special_tokens_mask=torch.zeros(1, 2),
+            probability=probability,
+        )
+
+
+def test_masked_texts_mask_anew_with_each_seed_and_never_padding():
+    tokenizer = tiny.tokenizer()
+    texts = batching.encode(tokenizer, tiny.texts(), max_length=20)
+    data = batching.MaskedTexts(texts, tokenizer, probability=0.5)
+    rows = [0, 5, 9]
+    plain = texts.batch(rows)
+
+    def draw(seed):
+        return data.batch(rows, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(1)["input_ids"], draw(1)["input_ids"])
+    assert not torch.equal(draw(1)["labels"], draw(2)["labels"])
+    assert torch.equal(data.batch(rows)["labels"], data.batch(rows)["labels"])
+    batch = draw(1)
+    untouchable = torch.isin(plain["input_ids"], torch.tensor([0, 1, 2, 3, 4]))
+    assert (batch["labels"][untouchable] == IGNORED).all()
+    assert torch.equal(batch["input_ids"][untouchable], plain["input_ids"][untouchable])
+    assert data.count_items(batch) == int((batch["labels"] != IGNORED).sum()) > 0
+
+
+def test_masking_needs_a_mask_token():
+    tokenizer = tiny.tokenizer()
+    tokenizer.mask_token = None
+    with pytest.raises(InvalidValue, match="no mask token"):
+        batching.MaskedTexts(tiny.encoded(), tokenizer)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 1000])
+def test_every_example_exactly_once_an_epoch(count):
+    lengths = np.random.default_rng(0).integers(3, 90, count)
+    batches = batching.length_grouped_batches(lengths, 32, seed=1, epoch=0, pool=4)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    assert sorted(map(len, batches), reverse=True)[:-1] == [32] * (len(batches) - 1)
+
+
+def test_batches_depend_on_seed_and_epoch_alone_and_waste_little():
+    lengths = np.random.default_rng(0).integers(3, 90, 1600)
+
+    def order(seed, epoch):
+        batches = batching.length_grouped_batches(lengths, 32, seed=seed, epoch=epoch)
+        return np.concatenate(batches).tolist()
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+    batches = batching.length_grouped_batches(lengths, 32, seed=1, epoch=0)
+    padded = sum(len(rows) * lengths[rows].max() for rows in batches)
+    assert padded < 1.05 * lengths.sum()
+    longest = [lengths[rows].max() for rows in batches]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+
+
+def test_evaluation_batches_hold_every_row_within_the_budget():
+    lengths = np.random.default_rng(0).integers(3, 90, 500)
+    batches = list(batching.sorted_batches(lengths, tokens_per_batch=256))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(500))
+    assert all(len(rows) * lengths[rows].max() <= 256 for rows in batches)
+    single = list(batching.sorted_batches(np.array([9, 9]), tokens_per_batch=4))
+    assert [rows.tolist() for rows in single] == [[0], [1]]
+
+
+def test_taking_rows_drops_columns_of_padding():
+    data = tiny.encoded()
+    whole = data.batch(range(20))
+    part = batching.take_rows(whole, [3, 8])
+    alone = data.batch([3, 8])
+    assert all(torch.equal(part[name], alone[name]) for name in alone)
