@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from helpers import assets, runtime
+from helpers import assets, catalog, runtime
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
 _DEFAULT = {"quick": "encoder", "full": "bert-base"}
@@ -69,8 +69,7 @@ def load_classifier(
     seed: int = 42,
     dropout: float | None = None,
 ) -> PreTrainedModel:
-    """A sequence classifier: the pretrained body under a fresh head, in train mode no more than
-    ``from_pretrained`` leaves it (eval).
+    """A sequence classifier in eval mode: the pretrained body under a fresh head.
 
     labels: names of the classes in the order of their numbers, at least two, all different.
     seed: of the head's weights; the global random state is left as it was.
@@ -157,7 +156,9 @@ def tiny_gpt(
         eos_token_id=None,
     )
     with _quiet(), _seeded(seed):
-        return GPT2LMHeadModel(config)
+        model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # what transformers takes anyway, but with a warning
+    return model
 
 
 def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -198,7 +199,7 @@ _SAFE = {"dtype": torch.float32, "use_safetensors": True}
 
 def _source(name: str) -> str:
     """What ``from_pretrained`` is given for ``name``: a folder, or a Hub id in the full profile."""
-    known = ("encoder", "causal-lm", "bert-base")
+    known = [key for key, asset in catalog.load_catalog().items() if asset.kind == "model"]
     if name in known:
         folder = assets.fetch(name)
         gguf = sorted(folder.rglob("*.gguf"))
