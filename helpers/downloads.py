@@ -114,7 +114,7 @@ def _why_pip_failed(said: str) -> str:
     if any(mark in line for line in lines for mark in unreachable):
         return "pip could not reach its package index: is there a network connection?"
     if any("No matching distribution" in line or "from versions: none" in line for line in lines):
-        return "pip's package index does not have it"
+        return "pip's package index does not have it, or gave no answer"
     errors = (
         [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["no reason given"]
     )
