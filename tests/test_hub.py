@@ -1,0 +1,120 @@
+"""The full profile against a stand-in Hub, through the real client in processes of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from hub_standin import serve
+from transformers import BertConfig, BertModel
+
+from helpers import assets
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """The full profile's repositories: a tiny BERT under the real vocabulary, a few rows each in
+    exactly the schema of the published files."""
+    top = tmp_path_factory.mktemp("hub")
+    bert = top / "bert"
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(bert)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (bert / name).write_bytes((assets.fetch("encoder") / name).read_bytes())
+    (bert / "pytorch_model.bin").write_bytes(b"never fetched")
+
+    sst2 = top / "sst2" / "data"
+    sst2.mkdir(parents=True)
+    for split, labels in (("train", [0, 1] * 30), ("validation", [0, 1] * 10), ("test", [-1] * 4)):
+        rows = {
+            "idx": list(range(len(labels))),
+            "sentence": [f"{split} phrase number {i} " for i in range(len(labels))],
+            "label": labels,
+        }
+        parquet.write_table(pa.table(rows), sst2 / f"{split}-00000-of-00001.parquet")
+
+    ag_news = top / "ag_news" / "data"
+    ag_news.mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = {"text": [f"{split} story {i}" for i in range(80)], "label": [0, 1, 2, 3] * 20}
+        parquet.write_table(pa.table(rows), ag_news / f"{split}-00000-of-00001.parquet")
+    repositories = {
+        "models/google-bert/bert-base-uncased": bert,
+        "datasets/stanfordnlp/sst2": sst2.parent,
+        "datasets/fancyzhx/ag_news": ag_news.parent,
+    }
+    with serve(repositories) as standin:
+        yield standin
+
+
+def python(code: str, hub_url: str, home: Path) -> subprocess.CompletedProcess:
+    """Run ``code`` with the stand-in as the Hub (the client reads its address at import)."""
+    environment = {
+        name: value for name, value in os.environ.items()
+        if name not in ("COURSE_OFFLINE", "HF_HUB_OFFLINE")
+    } | {"HF_ENDPOINT": hub_url, "COURSE_HOME": str(home), "HF_HOME": str(home / "hf"),
+         "HF_HUB_DISABLE_XET": "1", "COURSE_PROFILE": "full"}  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=180
+    )
+
+
+def test_the_full_profiles_encoder_loads_through_the_same_code(hub, tmp_path):
+    code = """
+from helpers import models, runtime
+name = models.default_model(runtime.detect().profile)
+tokenizer = models.load_tokenizer(name)
+model = models.load_classifier(name, labels=["no", "yes"])
+print(name, model.config.hidden_size, tokenizer("hello")["input_ids"])
+"""
+    done = python(code, hub.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == "bert-base 16 [101, 7592, 102]"
+    kept = {path.name for path in (tmp_path / "assets" / "bert-base").iterdir()}
+    assert "model.safetensors" in kept and "pytorch_model.bin" not in kept
+
+
+@pytest.mark.parametrize(
+    ("corpus", "classes"), [("sst2", ["negative", "positive"]), ("ag-news", None)]
+)
+def test_the_full_profiles_corpora_load_through_the_same_code(hub, tmp_path, corpus, classes):
+    code = f"""
+from helpers import corpora
+data = corpora.load({corpus!r})
+print(sorted(data), data["train"].features["label"].names, data["train"].column_names)
+assert min(len(part) for part in data.values()) > 0
+assert min(min(part["label"]) for part in data.values()) == 0
+"""
+    done = python(code, hub.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "['test', 'train', 'validation']" in done.stdout
+    assert "'text', 'label'" in done.stdout
+    assert classes is None or str(classes) in done.stdout
+
+
+def test_a_repository_that_is_not_there_is_named(tmp_path):
+    with serve({}) as empty:
+        done = python("from helpers import assets; assets.fetch('sst2')", empty.url, tmp_path)
+    assert done.returncode == 1
+    assert "AssetError: could not fetch sst2" in done.stderr
+    assert "stanfordnlp/sst2" in done.stderr and empty.url in done.stderr
+
+
+def test_a_hub_that_does_not_answer_is_named(tmp_path):
+    done = python(
+        "from helpers import assets; assets.fetch('sst2')", "http://127.0.0.1:9", tmp_path
+    )
+    assert "AssetError: could not fetch sst2" in done.stderr
+    assert "http://127.0.0.1:9" in done.stderr
+
+
+def test_the_hub_is_found_reachable(hub, tmp_path):
+    done = python(
+        "from helpers import runtime; print(runtime.hub_is_reachable())", hub.url, tmp_path
+    )
+    assert done.stdout.strip() == "True"
