@@ -69,7 +69,8 @@ def load_classifier(
     seed: int = 42,
     dropout: float | None = None,
 ) -> PreTrainedModel:
-    """A sequence classifier in eval mode: the pretrained body under a fresh head.
+    """A sequence classifier in eval mode: the pretrained body under a fresh head
+    (a model that was saved with as many classes keeps its own head).
 
     labels: names of the classes in the order of their numbers, at least two, all different.
     seed: of the head's weights; the global random state is left as it was.
@@ -91,7 +92,9 @@ def load_classifier(
             for key in _DROPOUTS:
                 if hasattr(config, key):
                     setattr(config, key, dropout)
-        return AutoModelForSequenceClassification.from_pretrained(source, config=config, **_SAFE)
+        return AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, ignore_mismatched_sizes=True, **_SAFE
+        )
 
 
 def load_masked_lm(name: str = "encoder", *, seed: int = 42) -> PreTrainedModel:
@@ -208,7 +211,8 @@ def _source(name: str) -> str:
         return str(name)
     if "/" in name and runtime.detect().profile == "full":
         return name
-    raise unknown_name("model", name, [*known, "or a folder with a model"])
+    also = ["or a folder with a model", "or in the full profile owner/name on the Hugging Face Hub"]
+    raise unknown_name("model", name, [*known, *also])
 
 
 def _model_folder(folder: Path) -> Path:
