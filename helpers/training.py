@@ -80,14 +80,14 @@ def fit(
 @contextmanager
 def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
     """An Accelerator of this run's own. Accelerate keeps its settings in dictionaries of the
-    whole process: they are put back afterwards, so that the next run may choose others."""
+    whole process: this run gets new ones, and the caller's are put back afterwards."""
     hardware = runtime.detect(device=config.device, precision=config.precision, seed=config.seed)
     states = [AcceleratorState, GradientState]
     if not _processes_are_connected():
         states.append(PartialState)
-    before = [dict(state._shared_state) for state in states]
+    before = [state._shared_state for state in states]
     for state in states:
-        state._shared_state.clear()
+        state._shared_state = {}
     try:
         yield Accelerator(
             cpu=hardware.device == "cpu",
@@ -98,8 +98,7 @@ def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
         for state, values in zip(states, before, strict=True):
             # Connected processes stay so, and what Accelerate knows of them with it.
             if not (state is PartialState and _processes_are_connected()):
-                state._shared_state.clear()
-                state._shared_state.update(values)
+                state._shared_state = values
 
 
 def _processes_are_connected() -> bool:

@@ -1,0 +1,269 @@
+"""Killed at any moment and resumed, a run ends as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from tiny import one_thread  # noqa: F401 (used by every test)
+
+from helpers import checkpoints
+from helpers.config import TrainingConfig
+from helpers.errors import CourseError, InvalidValue
+from helpers.training import fit
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(out: Path, **options) -> subprocess.Popen:
+    """tests/train_script.py in a process of its own, with dropout, which must resume too."""
+    options = {"dropout": 0.1, "checkpoint_every": 2, "patience": 20} | options
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "tests" / "train_script.py"),
+            str(out),
+            *(f"{name}={json.dumps(value)}" for name, value in options.items()),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def wait(process: subprocess.Popen) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_killed_and_resumed_ends_with_the_same_weights(tmp_path):
+    """kill -9 once between steps and twice while a checkpoint is written: when it is not whole
+    yet, and when it is, but older ones are not yet removed."""
+    plain, killed, folder = tmp_path / "plain", tmp_path / "killed", tmp_path / "checkpoints"
+    plain.mkdir()
+    killed.mkdir()
+    whole = start(plain, checkpoint_folder=str(tmp_path / "other"))
+
+    process = start(killed, checkpoint_folder=str(folder), pause=0.1)
+    deadline = time.monotonic() + 120
+    while not (folder / "step-00000006").exists():
+        assert process.poll() is None and time.monotonic() < deadline, wait(process)
+        time.sleep(0.01)
+    process.kill()
+    assert wait(process)[0] == -signal.SIGKILL
+    for die_at in (3, 8):
+        process = start(killed, checkpoint_folder=str(folder), resume=True, die_at=die_at)
+        assert wait(process)[0] == -signal.SIGKILL
+    code, errors = wait(start(killed, checkpoint_folder=str(folder), resume=True))
+    assert code == 0, errors
+
+    code, errors = wait(whole)
+    assert code == 0, errors
+    expected = load_file(plain / "classifier-0.safetensors")
+    resumed = load_file(killed / "classifier-0.safetensors")
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    histories = [
+        json.loads((out / "classifier-0.json").read_text(encoding="utf-8"))
+        for out in (plain, killed)
+    ]
+    for key in ("steps", "evaluations", "best_step"):
+        assert histories[0][key] == histories[1][key]
+    assert len(histories[1]["events"]) == 2, "one resumption led to a checkpoint, and the last"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000022", "step-00000024"]
+
+
+def settings(folder: Path, **changes) -> TrainingConfig:
+    plain = {
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 3,
+        "checkpoint_folder": folder,
+        "progress": False,
+    }
+    return TrainingConfig(**plain | changes)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(last: int):
+    def callback(step, model, history):
+        if step == last:
+            raise Interrupted
+
+    return callback
+
+
+@pytest.fixture
+def interrupted(tmp_path) -> Path:
+    """A folder with the checkpoints of steps 6 and 9 of 16."""
+    data = tiny.encoded()
+    with pytest.raises(Interrupted):
+        fit(tiny.classifier(), data, data, settings(tmp_path), callbacks=[interrupt_at(11)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000006", "step-00000009"]
+    return tmp_path
+
+
+def resumed_weights(folder: Path):
+    model, data = tiny.classifier(), tiny.encoded()
+    history = fit(model, data, data, settings(folder, resume=True))
+    return model.state_dict(), history
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "model.safetensors").unlink(),
+        lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
+        lambda path: (path / "manifest.json").write_text("[]", encoding="utf-8"),
+        lambda path: flip(path / "optimizer.safetensors"),
+        lambda path: flip(path / "state.json"),
+        lambda path: truncate(path / "best.safetensors"),
+    ],
+    ids=["missing", "manifest", "other-manifest", "flipped", "flipped-state", "truncated"],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_said(interrupted, damage, capsys):
+    reference, data = tiny.classifier(), tiny.encoded()
+    fit(reference, data, data, settings(interrupted / "other"))
+    damage(interrupted / "step-00000009")
+    weights, history = resumed_weights(interrupted)
+    assert all(torch.equal(weights[k], v) for k, v in reference.state_dict().items())
+    assert "checkpoint step-00000009 is damaged" in history.events[0]
+    assert history.events[1] == "resumed after step 6."
+    assert "step-00000009 is damaged" in capsys.readouterr().err
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_all_damaged_starts_anew(interrupted):
+    for path in interrupted.iterdir():
+        flip(path / "model.safetensors")
+    _, history = resumed_weights(interrupted)
+    assert len(history.losses) == 16
+    assert len(history.events) == 3 and "no checkpoint" in history.events[2]
+
+
+def test_the_best_weights_survive_a_resumption(tmp_path):
+    """Best after the first evaluation, then a learning rate far too high: the kept weights were
+    those of before the interruption."""
+    data = tiny.encoded()
+
+    def run(folder, callbacks=(), **changes):
+        model = tiny.classifier()
+        high = {"learning_rate": 0.5, "schedule": "constant", "warmup_fraction": 0.25}
+        history = fit(
+            model,
+            data,
+            data,
+            settings(folder, evaluate_every=1, **high, **changes),
+            callbacks=callbacks,
+        )
+        return model.state_dict(), history
+
+    weights, history = run(tmp_path / "whole")
+    assert history.best_step < 9
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", [interrupt_at(11)])
+    found, again = run(tmp_path / "cut", resume=True)
+    assert again.best_step == history.best_step
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+def test_a_run_that_was_over_stays_over(tmp_path):
+    def run(**changes):
+        return fit(
+            tiny.classifier(),
+            tiny.encoded(),
+            config=settings(tmp_path, **changes),
+            callbacks=[lambda step, model, history: step == 6],
+        )
+
+    assert len(run().losses) == len(run(resume=True).losses) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 2e-3}, "learning_rate was 0.001, is 0.002"),
+        ({"seed": 1}, "seed was 42, is 1"),
+        ({"epochs": 3}, "epochs was 2, is 3"),
+        ({"precision": "bf16"}, "precision was 'no', is 'bf16'"),
+    ],
+)
+def test_other_settings_are_refused(interrupted, changes, message):
+    data = tiny.encoded()
+    with pytest.raises(InvalidValue) as error:
+        fit(tiny.classifier(), data, data, settings(interrupted, resume=True, **changes))
+    assert message in str(error.value) and "another run" in str(error.value)
+
+
+def test_other_data_or_another_model_are_refused(interrupted):
+    data, resume = tiny.encoded(), settings(interrupted, resume=True)
+    with pytest.raises(InvalidValue, match=r"run: training data was .* Resume"):
+        fit(tiny.classifier(), tiny.encoded(seed=5), data, resume)
+    with pytest.raises(InvalidValue, match=r"validation data was .*, is 'none'"):
+        fit(tiny.classifier(), data, None, resume)
+    with pytest.raises(InvalidValue, match="model was"):
+        fit(tiny.classifier(labels=4), data, data, resume)
+
+
+def test_a_new_run_never_touches_the_checkpoints_of_another(interrupted):
+    with pytest.raises(InvalidValue, match=r"already holds checkpoints \(the newest is step-"):
+        fit(tiny.classifier(), tiny.encoded(), config=settings(interrupted))
+    assert checkpoints.find_newest(interrupted) == (interrupted / "step-00000009", [])
+
+
+def test_a_full_disk_is_explained_and_nothing_saved_is_lost(interrupted, monkeypatch):
+    def no_room(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", no_room)
+    with pytest.raises(CourseError, match=r"step 12 could not be written.*No space left"):
+        resumed_weights(interrupted)
+    assert sorted(p.name for p in interrupted.iterdir()) == ["step-00000006", "step-00000009"]
+    assert checkpoints.find_newest(interrupted) == (interrupted / "step-00000009", [])
+
+
+def test_random_states_return():
+    import random
+
+    import numpy as np
+
+    tensors, state = checkpoints.random_state()
+    state = json.loads(json.dumps(state))
+    drawn = [random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+    checkpoints.restore_random_state(tensors, state)
+    assert drawn == [random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+
+
+def test_tied_weights_are_saved_once_and_restored():
+    model, other = tiny.causal_model(seed=0), tiny.causal_model(seed=1)
+    tensors = checkpoints.model_tensors(model)
+    assert "lm_head.weight" not in tensors
+    checkpoints.restore_model(other, {name: t.clone() for name, t in tensors.items()})
+    assert all(torch.equal(other.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+def test_nothing_is_pickled(interrupted):
+    suffixes = {path.suffix for path in (interrupted / "step-00000009").iterdir()}
+    assert suffixes == {".safetensors", ".json"}

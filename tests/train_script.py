@@ -1,0 +1,82 @@
+"""Train tiny random models; what the tests run in processes of their own.
+
+Usage: train_script.py OUT [NAME=JSON ...]. Names are settings of TrainingConfig, or:
+tasks: of "classifier" and "masked", one run each. examples, dropout: of data and model.
+pause: seconds after every step. interrupt_at: break off at this step, then resume.
+die_at: end the process as ``kill -9`` does, at this of its steps of writing a checkpoint.
+OUT receives the final weights and history of every process.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import tiny
+import torch
+from safetensors.torch import save_file
+
+from helpers import checkpoints
+from helpers.batching import MaskedTexts, encode
+from helpers.training import TrainingConfig, fit
+
+
+def prepare(task: str, examples: int, dropout: float):
+    if task == "classifier":
+        return tiny.classifier(dropout), tiny.encoded(examples), tiny.encoded(30, seed=1)
+    tokenizer = tiny.tokenizer()
+    splits = [encode(tokenizer, tiny.texts(count, seed=count)) for count in (examples, 30)]
+    return tiny.masked_model(), *(MaskedTexts(split, tokenizer) for split in splits)
+
+
+def die_while_writing(at: int) -> None:
+    """Die before the ``at``-th flush (files, then folders), with what was written left behind."""
+    flush, calls = checkpoints._flush, []
+
+    def count_and_die(path: Path) -> None:
+        calls.append(path)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(path)
+
+    checkpoints._flush = count_and_die
+
+
+class Interrupted(Exception):
+    pass
+
+
+def main(out: Path, options: dict) -> None:
+    torch.set_num_threads(1)
+    tasks, pause = options.pop("tasks", ["classifier"]), options.pop("pause", 0)
+    examples, dropout = options.pop("examples", 60), options.pop("dropout", 0.0)
+    last = options.pop("interrupt_at", None)
+    if "die_at" in options:
+        die_while_writing(options.pop("die_at"))
+    plain = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "progress": False}
+    config = TrainingConfig(**plain | options)
+
+    def callback(step: int, *rest) -> None:
+        time.sleep(pause)
+        if step == last and not config.resume:
+            raise Interrupted
+
+    for task in tasks:
+        try:
+            model, *data = prepare(task, examples, dropout)
+            history = fit(model, *data, config, callbacks=[callback])
+        except Interrupted:
+            config = replace(config, resume=True)
+            model, *data = prepare(task, examples, dropout)
+            history = fit(model, *data, config, callbacks=[callback])
+        name = f"{task}-{os.environ.get('RANK', '0')}"
+        save_file(checkpoints.model_tensors(model), out / f"{name}.safetensors")
+        (out / f"{name}.json").write_text(json.dumps(history.to_dict()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    pairs = (argument.split("=", 1) for argument in sys.argv[2:])
+    main(Path(sys.argv[1]), {name: json.loads(value) for name, value in pairs})
