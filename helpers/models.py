@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -190,6 +191,24 @@ def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
             f"the model in {folder} cannot be read ({type(error).__name__}: {error}). "
             f"Save it again, or train it again."
         ) from error
+
+
+def save_trained(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
+    """Write both so that ``load_trained``, ``from_pretrained`` and ``pipeline`` load them.
+
+    The folder appears whole: what an earlier save left there is replaced at the very end.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch, _quiet():
+        whole, earlier = Path(scratch) / "new", Path(scratch) / "earlier"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        if folder.exists():
+            folder.replace(earlier)
+        whole.replace(folder)
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:

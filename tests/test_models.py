@@ -218,6 +218,20 @@ def test_what_was_saved_comes_back(saved):
         assert torch.equal(model(**batch).logits, original(**batch).logits)
 
 
+def test_save_trained_replaces_whole_or_not_at_all(saved, monkeypatch):
+    model, tokenizer = models.load_trained(saved)
+    with torch.no_grad():
+        model.classifier.bias += 1
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tokenizer), "save_pretrained", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            models.save_trained(model, tokenizer, saved)
+    assert not torch.equal(models.load_trained(saved)[0].classifier.bias, model.classifier.bias)
+    models.save_trained(model, tokenizer, saved)
+    assert torch.equal(models.load_trained(saved)[0].classifier.bias, model.classifier.bias)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
 def test_a_folder_without_a_model_says_what_to_do(saved, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(CourseError, match=r"no trained model: no config.json.*helpers train"):

@@ -7,7 +7,6 @@ The pieces are those of the lessons (``corpora``, ``models``, ``batching``, ``tr
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -244,12 +243,7 @@ def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
 
 def _save(classifier: Any, tokenizer: Any, metrics: dict[str, Any], out: Path) -> None:
     """Write the model, then metrics.json; each appears whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    partial_model = out / f".model-{os.getpid()}"
-    classifier.save_pretrained(partial_model)
-    tokenizer.save_pretrained(partial_model)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    partial_model.replace(out / "model")
+    models.save_trained(classifier, tokenizer, out / "model")
     partial_metrics = out / f".metrics-{os.getpid()}.json"
     partial_metrics.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     partial_metrics.replace(out / "metrics.json")
