@@ -73,6 +73,10 @@ def imports_of(cells):
     return namespace
 
 
+def unwrapped(text):
+    return " ".join(text.split())
+
+
 EACH = [(lesson, name) for lesson in LESSONS for name in questions_of(lesson)]
 EACH_MISTAKE = [
     (lesson, name, number)
@@ -101,8 +105,8 @@ def test_untouched_starters_say_what_to_do_first(lesson):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(cell.source, "<starter>", "exec"), namespace)
-        expected = f"Not attempted yet. First step: {questions[name].first_step}"
-        assert expected in printed.getvalue()
+        expected = unwrapped(f"Not attempted yet. First step: {questions[name].first_step}")
+        assert expected in unwrapped(printed.getvalue())
         stored = "".join(output.get("text", "") for output in cell.outputs)
         assert stored == printed.getvalue(), "the stored output is of another version"
 
@@ -227,6 +231,14 @@ def test_an_exception_is_told_without_a_trace(question):
     assert found.message == "Calling `divides` raised ZeroDivisionError: division by zero"
     found = question.result("two")
     assert "its type is str" in found.message and "TypeError" in found.message
+
+
+def test_long_messages_are_wrapped_between_words(question, capsys):
+    question.passed = "words " * 40 + "end\n    indented"
+    question.check(lambda n: n + 1)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 88 and len(lines) == 4
+    assert last == "    indented"
 
 
 def test_hints_come_one_by_one(question, capsys):

@@ -1,6 +1,7 @@
 """``Question``: an exercise with a check, hints and a solution; ``assert_close``."""
 
 import functools
+import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,20 +84,20 @@ class Question:
         """Judge ``answer`` and print what was found."""
         found = self.result(answer)
         if found.status == "passed":
-            print(f"✓ {self.id} {self.title}: right. {found.message}")
+            _say(f"✓ {self.id} {self.title}: right. {found.message}")
         elif found.status == "wrong":
-            print(f"✗ {self.id} {self.title}: not yet. {found.message}")
+            _say(f"✗ {self.id} {self.title}: not yet. {found.message}")
         else:
-            print(f"○ {self.id} {self.title}: {found.message}")
+            _say(f"○ {self.id} {self.title}: {found.message}")
 
     def hint(self) -> None:
         """Print the next hint; after the last one, begin again."""
         if not self.hints:
-            print(f"{self.id} has no hints. First step: {self.first_step}")
+            _say(f"{self.id} has no hints. First step: {self.first_step}")
             return
         number = self._hints_shown % len(self.hints)
         self._hints_shown += 1
-        print(f"Hint {number + 1} of {len(self.hints)}: {self.hints[number]}")
+        _say(f"Hint {number + 1} of {len(self.hints)}: {self.hints[number]}")
 
     def solution(self) -> None:
         """Print the source of one right answer."""
@@ -107,6 +108,12 @@ class Question:
         if untouched is not None and untouched.has_body:
             message += f" (`{untouched.name}` gave back nothing: does it end with `return`?)"
         return Result("not attempted", message)
+
+
+def _say(text: str) -> None:
+    """Print in lines of at most 88 characters: notebooks break longer ones inside a word."""
+    for line in text.split("\n"):
+        print(textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False))
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, sentence: str) -> None:
