@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
 
 def explore(function: Callable[..., Any], **controls: Any) -> None:
     """Show controls, and redraw ``function(**values)`` whenever one of them is moved.
@@ -29,7 +31,12 @@ def explore(function: Callable[..., Any], **controls: Any) -> None:
         return
     from IPython.display import display
 
-    panel = ipywidgets.interactive(functools.wraps(function)(_drawing(function)), **controls)
+    drawing = functools.wraps(function)(_drawing(function))
+    # Only what has a control: ipywidgets would look for one for every other argument too.
+    drawing.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, _KEYWORD, default=_default(function, name)) for name in controls]
+    )
+    panel = ipywidgets.interactive(drawing, **controls)
     for control in panel.kwargs_widgets:
         if hasattr(control, "continuous_update"):
             control.continuous_update = False
@@ -38,9 +45,9 @@ def explore(function: Callable[..., Any], **controls: Any) -> None:
 
 def start_value(function: Callable[..., Any], name: str, control: Any) -> Any:
     """Where the control of one argument begins: its default, else the middle or first choice."""
-    parameter = inspect.signature(function).parameters.get(name)
-    if parameter is not None and parameter.default is not inspect.Parameter.empty:
-        return parameter.default
+    default = _default(function, name)
+    if default is not inspect.Parameter.empty:
+        return default
     if isinstance(control, tuple):
         low, high, *step = control
         if all(isinstance(part, int) for part in control):
@@ -67,6 +74,11 @@ def draw(function: Callable[..., Any], **values: Any) -> None:
     for figure in figures:
         display(figure)
         plt.close(figure)
+
+
+def _default(function: Callable[..., Any], name: str) -> Any:
+    parameter = inspect.signature(function).parameters.get(name)
+    return inspect.Parameter.empty if parameter is None else parameter.default
 
 
 def _drawing(function: Callable[..., Any]) -> Callable[..., None]:

@@ -77,3 +77,13 @@ def no_default(x):
 )
 def test_where_a_control_begins(control, value):
     assert widgets.start_value(no_default, "x", control) == pytest.approx(value)
+
+
+def test_arguments_without_a_control_keep_their_default(shown):
+    def scaled(height=2, ax=None, factor=10):
+        return plots.bars({"x": height * factor}, ax)
+
+    widgets.explore(scaled, height=(1, 5))
+    *first, panel = shown
+    assert [slider.description for slider in panel.kwargs_widgets] == ["height"]
+    assert first[0].axes[0].patches[0].get_width() == 20
