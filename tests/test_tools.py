@@ -42,13 +42,14 @@ def test_in_colab_the_course_is_installed_from_the_repository(colab, capsys):
 
 
 def test_in_colab_a_replaced_numpy_stops_with_what_to_do(colab, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpy", types.SimpleNamespace(__version__="1.0"))
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "999.0")
     with pytest.raises(RuntimeError, match="Runtime > Restart session"):
         exec(cell_source(), {})
 
 
 def test_in_colab_a_numpy_not_yet_loaded_may_be_replaced(colab, monkeypatch):
-    monkeypatch.delitem(sys.modules, "numpy")
+    monkeypatch.delitem(sys.modules, "numpy", raising=False)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "999.0")
     exec(cell_source(), {})
 

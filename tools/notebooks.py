@@ -30,7 +30,8 @@ import sys
 
 if "google.colab" in sys.modules:
     numpy_loaded = getattr(sys.modules.get("numpy"), "__version__", None)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "git+{address}"]
+    address = "git+{address}"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", address]
     pip = subprocess.run(command, capture_output=True, text=True)
     if pip.returncode != 0:
         raise RuntimeError("pip could not install the course:\\n" + pip.stdout + pip.stderr)
