@@ -201,7 +201,8 @@ def mathematics(lesson: Lesson) -> Iterator[str]:
         for formula in formulas:
             bare = formula.replace(r"\{", "").replace(r"\}", "")
             unequal = bare.count("{") != bare.count("}")
-            if unequal or formula.count(r"\left") != formula.count(r"\right"):
+            sides = [len(re.findall(rf"\\{side}(?![a-z])", bare)) for side in ("left", "right")]
+            if unequal or sides[0] != sides[1]:
                 yield f"unbalanced: {formula[:60]!r}"
 
 

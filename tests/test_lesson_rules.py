@@ -41,7 +41,10 @@ def good():
     cells = [
         new_markdown_cell(first),
         new_code_cell(rules.tool.setup_source(), metadata={"tags": ["setup"]}),
-        new_markdown_cell("word " * 2500 + "is above 0.95, costs \\$3 and $x_{1}$ of $$y$$."),
+        new_markdown_cell(
+            "word " * 2500
+            + r"is above 0.95, costs \$3 and $x_{1}$ of $$y \leftarrow \left(z\right)$$."
+        ),
         printed("print(score)", tags=[rules.IGNORED]),
         printed("assert score > 0.95"),
         *[printed(f"print({number})") for number in range(22)],
@@ -169,6 +172,7 @@ SPOILED = {
     "claim": (replaced(4, "0.95", "0.94"), "no cell asserts the bound 'above 0.95'"),
     "dollar": (replaced(2, "$x_{1}$", "$x_{1}"), "odd number of $"),
     "brace": (replaced(2, "$x_{1}$", "$x_{1$"), "unbalanced"),
+    "left without right": (replaced(2, "$x_{1}$", r"$\left( x$"), "unbalanced"),
     "link": (replaced(31, "https://arxiv.org", "77_nothing.ipynb"), "leads nowhere"),
 }
 
