@@ -275,7 +275,7 @@ class _Run:
                 self.best = {k: v.to("cpu", copy=True) for k, v in weights.items()}
             stop = self.history.patience_is_over(self.config)
         for callback in self.callbacks:
-            stop = bool(callback(done, self.model, self.history)) or stop
+            stop = callback(done, self.model, self.history) is True or stop
         return stop
 
     @torch.inference_mode()
