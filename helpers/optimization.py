@@ -9,6 +9,8 @@ from torch import nn
 from helpers.config import TrainingConfig
 from helpers.errors import InvalidValue
 
+DROPOUT, MASKING, EVALUATION = range(3)  # what a derived seed is for
+
 
 def build_optimizer(
     model: nn.Module, config: TrainingConfig, device_type: str
@@ -91,6 +93,18 @@ def micro_batches(examples: int, rank: int, world: int, accumulation: int) -> li
 def derived_seed(*numbers: int) -> int:
     """A seed of 63 bits that depends on all ``numbers`` and in which no pattern of them shows."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator_for(seed: int, number: int, purpose: int) -> torch.Generator:
+    """The random numbers of one step (or evaluation batch) of a run, for one purpose."""
+    return torch.Generator().manual_seed(derived_seed(seed, number, purpose))
+
+
+def move(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The batch on ``device``."""
+    if device.type == "cpu":
+        return batch
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,36 +11,38 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from math import ceil, isfinite
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from helpers import checkpoints, runtime
-from helpers.batching import Batches, length_grouped_batches, sorted_batches, take_rows
+from helpers import runtime
+from helpers.batching import Batches, length_grouped_batches, take_rows
+from helpers.checkpoints import model_tensors, restore_model
 from helpers.config import History, TrainingConfig, learning_rate_at
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
 from helpers.optimization import (
+    DROPOUT,
+    MASKING,
     EmbeddingGradient,
     build_optimizer,
     clip_gradients,
     derived_seed,
+    generator_for,
     is_out_of_memory,
     micro_batches,
+    move,
 )
+from helpers.resuming import Progress, RunCheckpoints
+from helpers.validation import Metrics, Validator
 
 __all__ = ["Callback", "History", "Metrics", "TrainingConfig", "fit", "learning_rate_at"]
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-DROPOUT, MASKING, EVALUATION = range(3)  # what a derived seed is for
 
-Metrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 Callback = Callable[[int, nn.Module, History], bool | None]
 
 
@@ -106,7 +108,7 @@ def _processes_are_connected() -> bool:
 
 
 class _Run:
-    """One call of ``fit``: what changes while it runs, and the parts of a step."""
+    """One call of ``fit``: its parts, and how far it is."""
 
     def __init__(
         self,
@@ -119,53 +121,57 @@ class _Run:
         compute_metrics: Metrics | None,
     ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
-        self.train, self.validation = train, validation
-        self.callbacks, self.compute_metrics = callbacks, compute_metrics
+        self.train, self.callbacks = train, callbacks
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
-        self.history = History(processes=self.world)
-        self.accumulation = config.accumulation
-        self.best: dict[str, Tensor] = {}
-        self.seconds, self.trained_seconds, self.seen = 0.0, 0.0, 0
-        self.last_checkpoint = None
+        self.progress = Progress(History(processes=self.world), config.accumulation)
         self.steps_per_epoch = ceil(len(train) / config.batch_size)
         planned = ceil(config.epochs * self.steps_per_epoch)
         self.total_steps = min(planned, config.max_steps or planned)
         runtime.set_seed(config.seed)
         model.to(accelerator.device)
         optimizer = build_optimizer(model, config, accelerator.device.type)
-        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        data = {"training data": train, "validation data": validation}
+        self.checkpoints = RunCheckpoints(accelerator, model, optimizer, data, config)
+        self.validator = validation and Validator(
+            model, validation, accelerator, config, compute_metrics
+        )
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.embedding = EmbeddingGradient(model if self.world == 1 else nn.Module())
 
     def fit(self) -> History:
-        first, stop = self._prepare_checkpoints()
-        self._check_metric()
-        before, started = self.seconds, time.perf_counter()
-        planned = self._examples_of(range(self.total_steps))
+        self.progress, damaged = self.checkpoints.restore(self.progress)
+        progress, history = self.progress, self.progress.history
+        for line in damaged:
+            self._say(line)
+        if self.validator:
+            self.validator.require_metric(self.config.metric)
+        before, started = progress.seconds, time.perf_counter()
+        first = self.total_steps if progress.stopped else progress.steps
         with tqdm(
-            total=planned,
-            initial=self._examples_of(range(first)),
+            total=self._examples_before(self.total_steps),
+            initial=self._examples_before(first),
             unit=" examples",
             disable=not (self.config.progress and self.accelerator.is_main_process),
         ) as bar:
-            for step, indices in self._batches(range(first, 0 if stop else self.total_steps)):
+            for step, indices in self._batches(range(first, self.total_steps)):
                 begun = time.perf_counter()
                 loss = self._step(step, indices)
-                self.trained_seconds += time.perf_counter() - begun
-                self.seen += len(indices)
+                progress.training_seconds += time.perf_counter() - begun
+                progress.examples += len(indices)
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update(len(indices))
-                stop = self._after_step(step + 1)
-                self.seconds = before + time.perf_counter() - started
-                if self._checkpoint_is_due(step + 1):
-                    self._save(step + 1, stop)
-                if stop:
+                progress.steps = step + 1
+                progress.stopped = self._judge_and_call_back(step + 1)
+                progress.seconds = before + time.perf_counter() - started
+                self.checkpoints.save_if_due(progress)
+                if progress.stopped:
                     break
-        if self.best:
-            checkpoints.restore_model(self.model, self.best)
-        self.history.seconds = before + time.perf_counter() - started
-        self.history.examples_per_second = self.seen / max(self.trained_seconds, 1e-9)
-        return self.history
+        if progress.best:
+            restore_model(self.model, progress.best)
+        history.seconds = before + time.perf_counter() - started
+        history.examples_per_second = progress.examples / max(progress.training_seconds, 1e-9)
+        return history
 
     def _batches(self, steps: range) -> Iterator[tuple[int, np.ndarray]]:
         """The numbers of the steps, each with its global batch."""
@@ -178,8 +184,10 @@ class _Run:
                 )
             yield step, batches[step % self.steps_per_epoch]
 
-    def _examples_of(self, steps: range) -> int:
-        return sum(len(indices) for _, indices in self._batches(steps))
+    def _examples_before(self, step: int) -> int:
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        begun = self._batches(range(step - rest, step))
+        return epochs * len(self.train) + sum(len(indices) for _, indices in begun)
 
     def _step(self, step: int, indices: np.ndarray) -> float:
         """One update of the weights from one global batch; returns its loss."""
@@ -197,7 +205,7 @@ class _Run:
             raise self._not_finite(step, indices, loss)
         self.optimizer.step()
         self.embedding.clear(self.parameters)
-        self.history.steps.append(
+        self.progress.history.steps.append(
             {
                 "step": step + 1,
                 "epoch": (step + 1) / self.steps_per_epoch,
@@ -220,20 +228,22 @@ class _Run:
         self.embedding.clear(self.parameters)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        size = ceil(self.config.batch_size / self.world / self.accumulation)
+        accumulation = self.progress.accumulation
+        size = ceil(self.config.batch_size / self.world / accumulation)
         if size == 1 or self.world > 1:
             raise CourseError(
                 f"memory ran out at step {step + 1} with {size} example(s) at once on a process "
                 f"({message}). Use shorter texts (max_length), a smaller model, or"
                 + (" more accumulation." if size > 1 else " another machine.")
             )
-        self.accumulation = min(self.accumulation * 2, self.config.batch_size)
-        self._event(
+        self.progress.accumulation = min(2 * accumulation, self.config.batch_size)
+        line = (
             f"memory ran out at step {step + 1} with {size} examples at once; going on with "
-            f"accumulation {self.accumulation}. The batch of a step stays "
-            f"{self.config.batch_size} examples, so the result is the same.",
-            warn=True,
+            f"accumulation {self.progress.accumulation}. The batch of a step stays "
+            f"{self.config.batch_size} examples, so the result is the same."
         )
+        self.progress.history.events.append(line)
+        self._say(line)
         return None
 
     def _gradients(self, step: int, indices: np.ndarray) -> float:
@@ -243,16 +253,16 @@ class _Run:
         number of items are the same however it is then shared out.
         """
         torch.manual_seed(derived_seed(self.config.seed, step, DROPOUT, self.rank))
-        batch = self.train.batch(indices, self._generator(step, MASKING))
+        batch = self.train.batch(indices, generator_for(self.config.seed, step, MASKING))
         items = max(1, self.train.count_items(batch))
-        pieces = micro_batches(len(indices), self.rank, self.world, self.accumulation)
+        pieces = micro_batches(len(indices), self.rank, self.world, self.progress.accumulation)
         total = torch.zeros((), device=self.accelerator.device)
         for number, rows in enumerate(pieces, 1):
             part = take_rows(batch, rows if len(rows) else [0])
             count = self.train.count_items(part) if len(rows) else 0
             last = number == len(pieces)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                output = self.wrapped(**_to(part, self.accelerator.device))
+                output = self.wrapped(**move(part, self.accelerator.device))
                 if output.loss is None:
                     raise InvalidValue("the model returned no loss: the data have no labels.")
                 # Without an item the model's mean is 0/0; the zero keeps the graph whole,
@@ -263,147 +273,24 @@ class _Run:
                 total += mean.detach() * (count / items)
         return float(self.accelerator.reduce(total, "sum"))
 
-    def _after_step(self, done: int) -> bool:
+    def _judge_and_call_back(self, done: int) -> bool:
         """Evaluation, best weights and callbacks after ``done`` steps; True to stop."""
-        every = self.config.evaluate_every or self.steps_per_epoch
-        stop = False
-        if self.validation is not None and (done % every == 0 or done == self.total_steps):
-            scores = self._evaluate()
-            improved = self.history.add_evaluation({"step": done, **scores}, self.config)
+        every, history, stop = self.config.evaluate_every, self.progress.history, False
+        last = done == self.total_steps
+        if self.validator and (last or done % (every or self.steps_per_epoch) == 0):
+            scores = self.validator(self.progress.accumulation * self.world)
+            improved = history.add_evaluation({"step": done, **scores}, self.config)
             if improved and self.config.keep_best:
-                weights = checkpoints.model_tensors(self.model)
-                self.best = {k: v.to("cpu", copy=True) for k, v in weights.items()}
-            stop = self.history.patience_is_over(self.config)
+                weights = model_tensors(self.model)
+                self.progress.best = {k: v.to("cpu", copy=True) for k, v in weights.items()}
+            stop = history.patience_is_over(self.config)
         for callback in self.callbacks:
-            stop = callback(done, self.model, self.history) is True or stop
+            stop = callback(done, self.model, history) is True or stop
         return stop
 
-    @torch.inference_mode()
-    def _evaluate(self, batches_at_most: int | None = None) -> dict[str, float]:
-        """Mean loss and metrics over the validation set, the same on every process: each takes
-        every so-manyth batch, and all are put together in one order."""
-        self.model.eval()
-        tokens = self.config.batch_size * int(self.validation.lengths.max())
-        batches = list(sorted_batches(self.validation.lengths, tokens_per_batch=tokens))
-        results = []
-        for number in range(self.rank, len(batches[:batches_at_most]), self.world):
-            generator = self._generator(number, EVALUATION)
-            batch = self.validation.batch(batches[number], generator)
-            pieces = micro_batches(len(batches[number]), 0, 1, self.accumulation * self.world)
-            for piece, rows in enumerate(pieces):
-                part = take_rows(batch, rows)
-                count = self.validation.count_items(part)
-                with self.accelerator.autocast():
-                    output = self.model(**_to(part, self.accelerator.device))
-                loss = float(output.loss) if count else 0.0
-                kept = self._kept_for_metrics(output.logits, part["labels"])
-                results.append(((number, piece), loss, count, *kept))
-        if self.world > 1:
-            results = gather_object(results)
-        results.sort(key=lambda result: result[0])
-        _, losses, counts, logits, labels = zip(*results, strict=True)
-        total = sum(loss * count for loss, count in zip(losses, counts, strict=True))
-        scores = {"loss": total / max(1, sum(counts))}
-        if logits[0] is not None:
-            compute = self.compute_metrics or _accuracy
-            metrics = compute(np.concatenate(logits), np.concatenate(labels))
-            scores |= {name: float(value) for name, value in metrics.items()}
-        return scores
-
-    def _kept_for_metrics(self, logits: Tensor, labels: Tensor) -> tuple[Any, Any]:
-        """Logits are kept for ``compute_metrics`` or a classifier's accuracy: a language model's
-        would fill the memory."""
-        classifies = logits.dim() == 2 and logits.shape[1] > 1 and labels.dim() == 1
-        if self.compute_metrics or (classifies and not labels.is_floating_point()):
-            return logits.float().cpu().numpy(), labels.numpy()
-        return None, None
-
-    def _check_metric(self) -> None:
-        """An unknown metric is an error before the training, not after an epoch of it."""
-        if self.config.metric != "loss":
-            names = self._evaluate(batches_at_most=1)
-            if self.config.metric not in names:
-                raise InvalidValue(
-                    f"metric is {self.config.metric!r}; there are: {', '.join(sorted(names))}."
-                )
-
-    def _prepare_checkpoints(self) -> tuple[int, bool]:
-        """Resume if asked to. Returns the number of steps done and whether that was the end."""
-        folder = self.config.checkpoint_folder
-        if folder is None:
-            return 0, False
-        self.fingerprint = self._fingerprint()
-        if not self.config.resume:
-            checkpoints.require_empty(folder)
-            return 0, False
-        found = [checkpoints.find_newest(folder) if self.accelerator.is_main_process else None]
-        path, events = broadcast_object_list(found)[0]
-        done, stopped = (0, False) if path is None else self._load(path)
-        for event in events:
-            self._event(event, warn=True)
-        self._event(f"resumed after step {done}." if path else f"no checkpoint in {folder} yet.")
-        return done, stopped
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """What a run must share with the one it takes up."""
-        shapes = {name: list(p.shape) for name, p in self.model.named_parameters()}
-        trainable = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        return {
-            **self.config.decisive_settings(),
-            "precision": self.accelerator.mixed_precision,
-            "model": checkpoints.fingerprint(shapes, trainable),
-            "training data": checkpoints.data_fingerprint(self.train),
-            "validation data": checkpoints.data_fingerprint(self.validation),
-        }
-
-    def _checkpoint_is_due(self, done: int) -> bool:
-        every = self.config.checkpoint_every
-        return every is not None and done % every == 0 and self.accelerator.is_main_process
-
-    def _save(self, done: int, stopped: bool) -> None:
-        tensors, generators = checkpoints.random_state()
-        scaler = self.accelerator.scaler
-        self.last_checkpoint = checkpoints.save(
-            self.config.checkpoint_folder,
-            done,
-            {
-                "model.safetensors": checkpoints.model_tensors(self.model),
-                "optimizer.safetensors": checkpoints.optimizer_tensors(self.optimizer.optimizer),
-                "random.safetensors": tensors,
-                "best.safetensors": self.best,
-            },
-            {
-                "step": done,
-                "stopped": stopped,
-                "accumulation": self.accumulation,
-                "seconds": [self.seconds, self.trained_seconds],
-                "examples": self.seen,
-                "generators": generators,
-                "scaler": scaler.state_dict() if scaler else None,
-                "history": self.history.to_dict(),
-                "fingerprint": self.fingerprint,
-            },
-        )
-
-    def _load(self, path: Path) -> tuple[int, bool]:
-        state = checkpoints.load_state(path)
-        checkpoints.require_same(state["fingerprint"], self.fingerprint, path)
-        checkpoints.restore_model(self.model, checkpoints.load_tensors(path, "model.safetensors"))
-        moments = checkpoints.load_tensors(path, "optimizer.safetensors")
-        checkpoints.restore_optimizer(self.optimizer.optimizer, moments)
-        generators = checkpoints.load_tensors(path, "random.safetensors")
-        checkpoints.restore_random_state(generators, state["generators"])
-        self.best = checkpoints.load_tensors(path, "best.safetensors")
-        self.history = History.from_dict(state["history"] | {"processes": self.world})
-        self.accumulation, self.seen = state["accumulation"], state["examples"]
-        self.seconds, self.trained_seconds = state["seconds"]
-        self.last_checkpoint = path
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        return state["step"], state["stopped"]
-
     def _not_finite(self, step: int, indices: np.ndarray, loss: float) -> NonFiniteLoss:
-        saved = f"checkpoint {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint"
+        last = self.checkpoints.last
+        saved = f"checkpoint {last}" if last else "no checkpoint"
         what = (
             f"loss is {loss}"
             if not isfinite(loss)
@@ -416,13 +303,9 @@ class _Run:
             f"{self.config.max_grad_norm:g}), or look for what is odd in those examples."
         )
 
-    def _event(self, line: str, *, warn: bool = False) -> None:
-        self.history.events.append(line)
-        if warn and self.accelerator.is_main_process:
+    def _say(self, line: str) -> None:
+        if self.accelerator.is_main_process:
             tqdm.write(line, file=sys.stderr)
-
-    def _generator(self, number: int, purpose: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derived_seed(self.config.seed, number, purpose))
 
 
 def _check_data(
@@ -451,13 +334,3 @@ def _check_data(
                 f"label {labels.max()} of {name} example {labels.argmax()} is outside the "
                 f"model's classes, 0 to {classes - 1}."
             )
-
-
-def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    if device.type == "cpu":
-        return batch
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    return {"accuracy": float(np.mean(logits.argmax(-1) == labels))}
