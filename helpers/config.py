@@ -3,7 +3,7 @@ learning rate as a plain function of the step."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from math import ceil, cos, isfinite, pi
+from math import ceil, cos, inf, isfinite, isnan, pi
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,20 @@ class TrainingConfig:
         for name in ("max_steps", "evaluate_every", "patience", "checkpoint_every"):
             if getattr(self, name) is not None:
                 _require(self, name, "a whole number, at least 1, or None", _whole(1))
+        for name in ("keep_best", "resume", "progress", "greater_is_better"):
+            value = getattr(self, name)
+            if not (isinstance(value, bool) or (name == "greater_is_better" and value is None)):
+                raise InvalidValue(f"{name} is {value!r}; it must be True or False.")
         if self.accumulation > self.batch_size:
             raise InvalidValue(
                 f"accumulation is {self.accumulation}, more than the {self.batch_size} examples "
                 f"of a batch; give 1 to {self.batch_size}."
             )
         if self.checkpoint_folder is not None:
+            if not isinstance(self.checkpoint_folder, str | Path):
+                raise InvalidValue(
+                    f"checkpoint_folder is {self.checkpoint_folder!r}; it must be a path."
+                )
             object.__setattr__(self, "checkpoint_folder", Path(self.checkpoint_folder))
         elif self.checkpoint_every is not None or self.resume:
             raise InvalidValue(
@@ -145,16 +153,18 @@ class History:
     def add_evaluation(self, scores: dict[str, float], config: TrainingConfig) -> bool:
         """Append ``scores``; True (and noted as ``best_step``) if they are the best so far."""
         sign = 1 if config.metric_grows() else -1
-        earlier = [sign * evaluation[config.metric] for evaluation in self.evaluations]
+        found = [sign * evaluation[config.metric] for evaluation in [*self.evaluations, scores]]
+        *earlier, new = [-inf if isnan(value) else value for value in found]
         self.evaluations.append(scores)
-        improved = not earlier or sign * scores[config.metric] > max(earlier)
+        improved = new > max(earlier, default=-inf)
         if improved:
             self.best_step = scores["step"]
         return improved
 
     def patience_is_over(self, config: TrainingConfig) -> bool:
         """Whether ``config.patience`` evaluations have passed since the best one."""
-        since = sum(evaluation["step"] > self.best_step for evaluation in self.evaluations)
+        best = self.best_step or 0
+        since = sum(evaluation["step"] > best for evaluation in self.evaluations)
         return config.patience is not None and since >= config.patience
 
 

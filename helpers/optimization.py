@@ -32,11 +32,12 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float
     """Scale all gradients so that their joint norm is at most ``max_norm``; returns the norm
     before. Gradients that are short enough are only read."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    foreach = gradients[0].device.type in ("cpu", "cuda")
-    norm = nn.utils.get_total_norm(gradients, foreach=foreach)
+    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+    norm = float(torch.linalg.vector_norm(norms))
     if not norm <= max_norm:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=foreach)
-    return float(norm)
+        for gradient in gradients:
+            gradient.mul_(max_norm / (norm + 1e-6))
+    return norm
 
 
 class EmbeddingGradient:

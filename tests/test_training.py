@@ -216,6 +216,10 @@ def test_constant_schedule_and_the_rates_in_the_history():
         ({"evaluate_every": 0}, "evaluate_every is 0"),
         ({"patience": 0}, "patience is 0"),
         ({"metric": ""}, "metric is ''"),
+        ({"greater_is_better": "yes"}, "greater_is_better is 'yes'"),
+        ({"keep_best": None}, "keep_best is None"),
+        ({"progress": 1}, "progress is 1"),
+        ({"checkpoint_folder": 3}, "checkpoint_folder is 3"),
         ({"checkpoint_every": 0, "checkpoint_folder": "x"}, "checkpoint_every is 0"),
         ({"checkpoint_every": 5}, "checkpoint_folder is None"),
         ({"resume": True}, "checkpoint_folder is None"),
@@ -276,6 +280,17 @@ def test_metrics_of_ones_own_decide():
     history = fit(tiny.classifier(), data, data, settings, compute_metrics=compute)
     assert history.best_step == 1
     assert [scores["calls"] for scores in history.evaluations] == [2, 3, 4]
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best():
+    history, settings = History(), config(patience=2)
+    improved = [
+        history.add_evaluation({"step": step, "loss": loss}, settings)
+        for step, loss in enumerate([math.nan, 2.0, math.nan, 1.0, 1.5, math.nan], 1)
+    ]
+    assert improved == [False, True, False, True, False, False]
+    assert history.best_step == 4 and history.patience_is_over(settings)
+    assert not history.patience_is_over(config(patience=3))
 
 
 def test_unknown_metric_lists_those_there_are_before_training():
