@@ -46,13 +46,14 @@ class EmbeddingGradient:
     A step sees a few hundred of 30,000 words, yet autograd allocates and fills a gradient of the
     whole table (47 MB for the course's encoder) in every backward pass. Here the table's gradient
     is allocated once; sparse row gradients are added into it. The optimiser sees the same numbers.
-    Only for a table in ordinary memory that one module uses (a tied output layer needs all rows).
+    Only for a table in ordinary memory that one module uses (a tied output layer needs all rows),
+    and one process (several sum whole gradients).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, enabled: bool = True) -> None:
         self.table, self.rows = None, []
         find = getattr(model, "get_input_embeddings", None)
-        table = find() if find else None
+        table = find() if find and enabled else None
         if type(table) is not nn.Embedding or table.sparse or table.scale_grad_by_freq:
             return
         owners = [p for _, p in model.named_parameters(remove_duplicate=False)]

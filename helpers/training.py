@@ -137,7 +137,7 @@ class _Run:
             model, validation, accelerator, config, compute_metrics
         )
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self.embedding = EmbeddingGradient(model if self.world == 1 else nn.Module())
+        self.embedding = EmbeddingGradient(model, enabled=self.world == 1)
 
     def fit(self) -> History:
         self.progress, damaged = self.checkpoints.restore(self.progress)
