@@ -152,12 +152,14 @@ def _split(rows: Sequence[Row], corpus: _Corpus, seed: int) -> dict[str, np.ndar
     fixed = np.array([row.get("split") == "test" for row in rows])
     free = random.permutation(np.flatnonzero(~fixed))
     if fixed.any():
-        test = random.permutation(np.flatnonzero(fixed))
+        test = np.flatnonzero(fixed)
     else:
         size = corpus.test or len(rows) - corpus.train - corpus.validation
         test, free = _take(rows, free, size)
     validation, train = _take(rows, free, min(corpus.validation, len(free) // 2))
-    return {"train": train, "validation": validation, "test": test}
+    # Taking by share leaves the surplus of one class at the front of what remains: shuffle again.
+    parts = {"train": train, "validation": validation, "test": test}
+    return {split: random.permutation(part) for split, part in parts.items()}
 
 
 def _keep(rows: Sequence[Row], train: np.ndarray, examples: int, name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -52,6 +53,17 @@ def test_every_split_has_the_classes_in_the_same_shares(name):
         for label in range(len(names)):
             expected = total[label] * len(data[split]) / sum(total.values())
             assert abs(count[label] - expected) <= 1.5
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_classes_are_mixed_from_the_first_row_to_the_last(name):
+    for rows in corpora.load(name, examples=1200).values():
+        labels = np.array(rows["label"])
+        for part in (labels[:200], labels[-200:]):
+            for label in np.unique(labels):
+                share = np.mean(labels == label)
+                spread = np.sqrt(share * (1 - share) / 200)
+                assert abs(np.mean(part == label) - share) < 4 * spread
 
 
 @pytest.mark.parametrize(
