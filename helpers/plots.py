@@ -120,6 +120,8 @@ def reliability(
 ) -> Axes:
     """How often the model is right (y) when it is this sure (x); on the diagonal it is calibrated.
 
+    The area of each disc is the share of examples that it stands for.
+
     Args:
         probabilities: (N, C); each row sums to 1.
         labels: (N,) true classes.
@@ -129,7 +131,10 @@ def reliability(
     found = calibration_bins(probabilities, labels, bins)
     filled = found["count"] > 0
     ax.plot([0, 1], [0, 1], "--", color="#777777", label="calibrated")
-    ax.plot(found["confidence"][filled], found["accuracy"][filled], "o-", label="model")
+    sure, right = found["confidence"][filled], found["accuracy"][filled]
+    (line,) = ax.plot(sure, right, "o-", markersize=4, label="model")
+    area = 900 * found["count"][filled] / found["count"].sum()
+    ax.scatter(sure, right, s=area, color=line.get_color(), alpha=0.35)
     ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.02), ylim=(0, 1.02))
     ax.legend()
     return ax
