@@ -120,6 +120,9 @@ def plain_python(lesson: Lesson) -> Iterator[str]:
             ast.parse(cell.source)
         except SyntaxError as error:
             yield f"not plain Python (a magic?): {error.text or cell.source!r}"
+        # nbval compares with a kernel in which a closing semicolon hides nothing.
+        if cell.source.rstrip().endswith(";") and IGNORED not in tags(cell):
+            yield f"a compared cell ends with a semicolon; assign instead: {cell.source[-40:]!r}"
 
 
 def outputs(lesson: Lesson) -> Iterator[str]:

@@ -144,6 +144,7 @@ SPOILED = {
     "magic": (replaced(5, "print(0)", "%matplotlib inline"), "not plain Python"),
     "shell": (replaced(5, "print(0)", "!pip install x"), "not plain Python"),
     "assigned shell": (replaced(5, "print(0)", "x = !ls"), "not plain Python"),
+    "semicolon": (replaced(5, "print(0)", "print(0);"), "ends with a semicolon"),
     "error": (with_output(new_output("error", ename="E", evalue="", traceback=[])), "an error"),
     "stderr": (with_output(new_output("stream", name="stderr", text="x")), "standard error"),
     "home": (stdout("in /home/user/x"), "a path"),
