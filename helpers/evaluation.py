@@ -63,15 +63,16 @@ def predict(
     model: nn.Module,
     data: Batches,
     *,
-    tokens_per_batch: int = 16_384,
+    tokens_per_batch: int | None = None,
     progress: bool = False,
     device: str | None = None,
 ) -> Predictions:
     """Run a classifier over ``data``; the model's training mode is left as it was.
 
     Texts go through from the longest to the shortest, at most ``tokens_per_batch`` tokens at a
-    time (padding included), so that almost nothing is padding and a batch that does not fit
-    fails first. Only the logits are kept. The loss is summed over all examples and divided once.
+    time (padding included; None: 2,048 on a CPU, whose caches they fit, else 16,384), so that
+    almost nothing is padding and a batch that does not fit fails first. Only the logits are kept.
+    The loss is summed over all examples and divided once.
 
     device: moves the model there first; None: where the model already is.
     Raises InvalidValue: no examples, ``tokens_per_batch`` below 1, a label outside the classes,
@@ -79,17 +80,18 @@ def predict(
     """
     if len(data) == 0:
         raise InvalidValue("there are no examples to predict; give at least one.")
-    if tokens_per_batch < 1:
+    if tokens_per_batch is not None and tokens_per_batch < 1:
         raise InvalidValue(f"tokens_per_batch is {tokens_per_batch}; it must be at least 1.")
     if device is not None:
         model.to(device)
     place = next(model.parameters()).device
+    limit = tokens_per_batch or (2_048 if place.type == "cpu" else 16_384)
     was_training = model.training
     model.eval()
     logits, labels, total = None, None, 0.0
     try:
         with torch.inference_mode(), tqdm(total=len(data), disable=not progress) as bar:
-            for indices in sorted_batches(data.lengths, tokens_per_batch=tokens_per_batch):
+            for indices in sorted_batches(data.lengths, tokens_per_batch=limit):
                 batch = data.batch(indices)
                 answers = batch.pop("labels", None)
                 found = model(**{name: part.to(place) for name, part in batch.items()})
