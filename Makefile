@@ -15,7 +15,7 @@ LAB_OPTIONS ?=
 INSTALLED := .venv/.installed
 RUN := $(BIN)/python
 
-.PHONY: lab test lint fetch test-code test-lessons benchmark notebooks sync clean
+.PHONY: lab test lint fetch test-code test-lessons scores benchmark notebooks sync clean
 
 lab: $(INSTALLED)
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_OPTIONS)
@@ -30,10 +30,14 @@ fetch: $(INSTALLED)
 	$(RUN) -m helpers fetch
 
 test-code: $(INSTALLED) fetch
-	$(RUN) -m pytest tests --ignore=tests/benchmarks
+	$(RUN) -m pytest tests --ignore=tests/benchmarks -m "not slow"
 
 test-lessons: $(INSTALLED) fetch
 	COURSE_PROFILE=quick $(RUN) -m pytest --nbval --nbval-cell-timeout=600 notebooks
+
+# The scores that the tasks' own settings must reach: three full trainings, about ten minutes.
+scores: $(INSTALLED) fetch
+	$(RUN) -m pytest -s tests/test_cli.py -m slow
 
 # Speed against the alternatives, as ratios within one run.
 benchmark: $(INSTALLED) fetch
