@@ -93,7 +93,8 @@ def _save_until(page, path: Path, done, seconds: float) -> list:
             continue
         if done(cells):
             return cells
-    raise AssertionError(f"not done after {seconds:.0f} s")
+    counts = [cell.execution_count for cell in _code_cells(path)]
+    raise AssertionError(f"not done after {seconds:.0f} s; execution counts: {counts}")
 
 
 def test_lesson_00_runs_and_an_exercise_is_failed_then_solved(lab):
@@ -116,9 +117,9 @@ def test_lesson_00_runs_and_an_exercise_is_failed_then_solved(lab):
         )  # fmt: skip
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.goto(address)
-        # Running before the kernel is there would ask which kernel to take.
-        idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        idle.wait_for(state="attached", timeout=90_000)
+        # "Run All Cells" does nothing before the kernel is there, and the notebook's own
+        # indicator says idle even without one: the status bar does not.
+        page.get_by_text(re.compile(r"\| Idle$")).wait_for(timeout=90_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         cells = _save_until(
