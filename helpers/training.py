@@ -9,17 +9,17 @@ that a run can be taken up again at any step.
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from math import ceil, isfinite
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
 from helpers import runtime
+from helpers.acceleration import own_accelerator
 from helpers.batching import Batches, length_grouped_batches, take_rows
 from helpers.checkpoints import model_tensors, restore_model
 from helpers.config import History, TrainingConfig, learning_rate_at
@@ -40,8 +40,6 @@ from helpers.resuming import Progress, RunCheckpoints
 from helpers.validation import Metrics, Validator
 
 __all__ = ["Callback", "History", "Metrics", "TrainingConfig", "fit", "learning_rate_at"]
-
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 Callback = Callable[[int, nn.Module, History], bool | None]
 
@@ -68,7 +66,7 @@ def fit(
     """
     config = config or TrainingConfig()
     _check_data(model, train, validation, config)
-    with _accelerator(config) as accelerator:
+    with own_accelerator(config) as accelerator:
         run = _Run(accelerator, model, train, validation, config, callbacks, compute_metrics)
         try:
             return run.fit()
@@ -77,34 +75,6 @@ def fit(
             accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
             model.zero_grad(set_to_none=True)
             model.eval()
-
-
-@contextmanager
-def _accelerator(config: TrainingConfig) -> Iterator[Accelerator]:
-    """An Accelerator of this run's own. Accelerate keeps its settings in dictionaries of the
-    whole process: this run gets new ones, and the caller's are put back afterwards."""
-    hardware = runtime.detect(device=config.device, precision=config.precision, seed=config.seed)
-    states = [AcceleratorState, GradientState]
-    if not _processes_are_connected():
-        states.append(PartialState)
-    before = [state._shared_state for state in states]
-    for state in states:
-        state._shared_state = {}
-    try:
-        yield Accelerator(
-            cpu=hardware.device == "cpu",
-            mixed_precision=MIXED_PRECISION[hardware.precision],
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-    finally:
-        for state, values in zip(states, before, strict=True):
-            # Connected processes stay so, and what Accelerate knows of them with it.
-            if not (state is PartialState and _processes_are_connected()):
-                state._shared_state = values
-
-
-def _processes_are_connected() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class _Run:

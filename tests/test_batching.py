@@ -1,4 +1,4 @@
-"""Encoding, masking and the order of batches."""
+"""Encoding and the order of batches."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import tiny
 import torch
 
 from helpers import batching
-from helpers.batching import IGNORED
 from helpers.errors import InvalidValue
 
 
@@ -29,7 +28,7 @@ def test_batches_equal_the_tokenizer_with_padding():
 
 
 def test_every_text_is_encoded_as_by_the_tokenizer_across_chunks(monkeypatch):
-    monkeypatch.setattr(batching, "_CHUNK", 7)
+    monkeypatch.setattr(batching, "CHUNK", 7)
     tokenizer, texts = tiny.tokenizer(), tiny.texts()
     data = batching.encode(tokenizer, texts, max_length=12)
     expected = tokenizer(texts, truncation=True, max_length=12)["input_ids"]
@@ -86,93 +85,6 @@ def test_real_numbers_are_labels_of_a_regression():
 def test_rows_that_are_not_there(rows):
     with pytest.raises(InvalidValue, match=r"at least one index|indices from"):
         tiny.encoded(50).batch(rows)
-
-
-def test_language_blocks_hold_all_the_text_in_order():
-    tokenizer = tiny.tokenizer()
-    tokenizer.eos_token = "[SEP]"
-    texts = tiny.texts()
-    data = batching.language_blocks(tokenizer, texts, length=16)
-    stream = [
-        id for text in texts for id in [*tokenizer(text, add_special_tokens=False)["input_ids"], 3]
-    ]
-    assert data.blocks.flatten().tolist() == stream[: len(data) * 16]
-    assert data.dropped == len(stream) - len(data) * 16 < 16
-    batch = data.batch([2, 0])
-    assert torch.equal(batch["labels"], batch["input_ids"])
-    assert data.count_items(batch) == 2 * 15
-
-
-@pytest.mark.parametrize(
-    ("texts", "length", "message"),
-    [(["w5"], 1, "at least 2"), (["w5"], 8, "1 tokens, fewer"), ([], 8, "0 tokens")],
-)
-def test_language_blocks_that_cannot_be(texts, length, message):
-    with pytest.raises(InvalidValue, match=message):
-        batching.language_blocks(tiny.tokenizer(), texts, length=length)
-
-
-def test_masking_is_80_10_10():
-    ids = torch.randint(5, 1000, (400, 500))
-    special = torch.zeros_like(ids, dtype=torch.bool)
-    special[:, 0] = special[:, 400:] = True
-    masked, labels = batching.mask_tokens(
-        ids,
-        mask_token_id=4,
-        vocabulary_size=1000,
-        special_tokens_mask=special,
-        generator=torch.Generator().manual_seed(1),
-    )
-    chosen = labels != IGNORED
-    assert not chosen[special].any()
-    assert torch.equal(labels[chosen], ids[chosen])
-    assert torch.equal(masked[~chosen], ids[~chosen])
-    assert abs(chosen[~special].float().mean() - 0.15) < 0.01
-    assert abs((masked[chosen] == 4).float().mean() - 0.8) < 0.01
-    kept = (masked[chosen] == ids[chosen]).float().mean()
-    assert abs(kept - 0.1) < 0.01
-    other = masked[chosen & (masked != 4) & (masked != ids)]
-    assert abs(len(other) / int(chosen.sum()) - 0.1) < 0.01
-    assert other.min() < 20 and other.max() > 980  # random tokens come from the whole vocabulary
-
-
-@pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
-def test_masking_probability_range(probability):
-    with pytest.raises(InvalidValue, match="probability"):
-        batching.mask_tokens(
-            torch.ones(1, 2, dtype=torch.int64),
-            mask_token_id=4,
-            vocabulary_size=9,
-            special_tokens_mask=torch.zeros(1, 2),
-            probability=probability,
-        )
-
-
-def test_masked_texts_mask_anew_with_each_seed_and_never_padding():
-    tokenizer = tiny.tokenizer()
-    texts = batching.encode(tokenizer, tiny.texts(), max_length=20)
-    data = batching.MaskedTexts(texts, tokenizer, probability=0.5)
-    rows = [0, 5, 9]
-    plain = texts.batch(rows)
-
-    def draw(seed):
-        return data.batch(rows, torch.Generator().manual_seed(seed))
-
-    assert torch.equal(draw(1)["input_ids"], draw(1)["input_ids"])
-    assert not torch.equal(draw(1)["labels"], draw(2)["labels"])
-    assert torch.equal(data.batch(rows)["labels"], data.batch(rows)["labels"])
-    batch = draw(1)
-    untouchable = torch.isin(plain["input_ids"], torch.tensor([0, 1, 2, 3, 4]))
-    assert (batch["labels"][untouchable] == IGNORED).all()
-    assert torch.equal(batch["input_ids"][untouchable], plain["input_ids"][untouchable])
-    assert data.count_items(batch) == int((batch["labels"] != IGNORED).sum()) > 0
-
-
-def test_masking_needs_a_mask_token():
-    tokenizer = tiny.tokenizer()
-    tokenizer.mask_token = None
-    with pytest.raises(InvalidValue, match="no mask token"):
-        batching.MaskedTexts(tiny.encoded(), tokenizer)
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 1000])

@@ -26,7 +26,7 @@ LAYERS = (
     {"corpus_files", "doctor"},
     {"corpora", "models"},
     {"batching", "losses", "config"},
-    {"optimization", "checkpoints", "metrics"},
+    {"pretraining", "acceleration", "optimization", "checkpoints", "metrics"},
     {"calibration", "resuming", "validation"},
     {"training", "evaluation"},
     {"tasks"},

@@ -13,9 +13,10 @@ import transformers
 from tiny import one_thread  # noqa: F401 (used by every test)
 
 from helpers import optimization, training
-from helpers.batching import EncodedTexts, MaskedTexts, encode, length_grouped_batches
+from helpers.batching import EncodedTexts, encode, length_grouped_batches
 from helpers.config import History, TrainingConfig, learning_rate_at
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
+from helpers.pretraining import MaskedTexts
 from helpers.training import fit
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from helpers.batching import EncodedTexts, LanguageBlocks
+from helpers.batching import EncodedTexts
+from helpers.pretraining import LanguageBlocks
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 from helpers import checkpoints
-from helpers.batching import MaskedTexts, encode
+from helpers.batching import encode
+from helpers.pretraining import MaskedTexts
 from helpers.training import TrainingConfig, fit
 
 
