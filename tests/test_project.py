@@ -142,7 +142,7 @@ def tracked_texts() -> list[Path]:
 
 
 def test_no_path_of_any_machine_is_committed():
-    here = re.escape(str(ROOT.resolve().parent))
+    here = re.escape(str(ROOT.resolve()))
     machine = re.compile(rf"{here}/|/root/|/home/(?!user\b)\w+/|[A-Z]:\\\\Users")
     for path in tracked_texts():
         if path.is_file() and path != Path(__file__):
