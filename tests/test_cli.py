@@ -192,12 +192,12 @@ def test_two_processes_give_the_loss_curve_of_one(short_run, tmp_path):
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "score", "at_least"),
     [
         ("news", lambda test: test["accuracy"], 0.95),
-        ("reviews", lambda test: test["accuracy"], 0.85),
+        # Not reached yet (0.835): it stands in `make scores` until it is.
+        pytest.param("reviews", lambda test: test["accuracy"], 0.85, marks=pytest.mark.slow),
         ("messages", lambda test: test["per_class"]["spam"]["f1"], 0.95),
     ],
 )

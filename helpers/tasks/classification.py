@@ -41,7 +41,7 @@ class ClassificationTask:
 
 
 TASKS: dict[str, ClassificationTask] = {
-    "news": ClassificationTask("news", 600, 2, 1e-4, 96),
+    "news": ClassificationTask("news", 600, 2, 2e-4, 96),
     "messages": ClassificationTask("messages", None, 2, 1e-4, 96),
     "reviews": ClassificationTask("reviews", 2000, 2, 1e-4, 96),
 }
