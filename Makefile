@@ -15,7 +15,7 @@ LAB_OPTIONS ?=
 INSTALLED := .venv/.installed
 RUN := $(BIN)/python
 
-.PHONY: lab test lint fetch test-code test-lessons scores benchmark notebooks sync clean
+.PHONY: lab test lint fetch test-code test-lessons slow benchmark notebooks sync clean
 
 lab: $(INSTALLED)
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_OPTIONS)
@@ -35,9 +35,10 @@ test-code: $(INSTALLED) fetch
 test-lessons: $(INSTALLED) fetch
 	COURSE_PROFILE=quick $(RUN) -m pytest --nbval --nbval-cell-timeout=600 notebooks
 
-# A promised score that is not reached yet: reviews, 0.85 from 2,000 sentences.
-scores: $(INSTALLED) fetch
-	$(RUN) -m pytest -s tests/test_cli.py -m slow
+# What is left out of `make test`: every lesson in a browser, and a score that is not reached yet
+# (reviews: 0.85 from 2,000 sentences).
+slow: $(INSTALLED) fetch
+	$(RUN) -m pytest -s tests -m slow --ignore=tests/benchmarks
 
 # Speed against the alternatives, as ratios within one run.
 benchmark: $(INSTALLED) fetch

@@ -1,5 +1,6 @@
-"""Lesson 00 in JupyterLab in a real browser, as a learner meets it."""
+"""The lessons in JupyterLab in a real browser, as a learner meets them."""
 
+import importlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
@@ -26,11 +27,12 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def lab(tmp_path):
-    """JupyterLab over a copy of the lesson; yields the address to open and the copy's path."""
-    copy = tmp_path / "lessons" / LESSON.name
+def lab(tmp_path, request):
+    """JupyterLab over a copy of the lesson ``request.param``; yields the address to open and the
+    copy's path."""
+    copy = tmp_path / "lessons" / request.param.name
     copy.parent.mkdir()
-    shutil.copy(LESSON, copy)
+    shutil.copy(request.param, copy)
     # Every cell stays in the page, also those out of sight.
     settings = tmp_path / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
@@ -97,12 +99,19 @@ def _save_until(page, path: Path, done, seconds: float) -> list:
     raise AssertionError(f"not done after {seconds:.0f} s; execution counts: {counts}")
 
 
-def test_lesson_00_runs_and_an_exercise_is_failed_then_solved(lab):
+@pytest.mark.parametrize(
+    "lab",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.name[:2] == "00" else pytest.mark.slow)
+        for path in LESSONS
+    ],
+    indirect=True,
+)
+def test_a_lesson_runs_and_an_exercise_is_failed_then_solved(lab):
     from playwright.sync_api import sync_playwright
 
-    from helpers.exercises import lesson00
-
     address, path = lab
+    question = importlib.import_module(f"helpers.exercises.lesson{path.name[:2]}").q1
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -131,8 +140,8 @@ def test_lesson_00_runs_and_an_exercise_is_failed_then_solved(lab):
         number = next(n for n, cell in enumerate(cells) if "q1.check(" in cell.source)
         assert "Not attempted yet" in _printed(cells[number])
         for answer, expected in (
-            ("answer = 'no idea'", lesson00.q1.result("no idea").message),
-            (lesson00.q1.solution_source, lesson00.q1.passed),
+            ("answer = 'no idea'", question.result("no idea").message),
+            (question.solution_source, question.passed),
         ):
             before = cells[number].execution_count
             _retype(page, number, f"{answer}\nq1.check(answer)")
