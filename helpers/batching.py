@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.errors import InvalidValue
 
 IGNORED = -100  # the label that transformers' losses leave out
-CHUNK = 1000  # texts handed to the tokenizer at once, so that its memory stays bounded
+_CHUNK = 1000  # texts handed to the tokenizer at once, so that its memory stays bounded
 
 
 class Batches(Protocol):
@@ -105,9 +105,7 @@ def encode(
         )
     limit = min(max_length, tokenizer.model_max_length)
     pieces, lengths, truncated = [], [], 0
-    for start in range(0, len(texts), CHUNK):
-        chunk = list(texts[start : start + CHUNK])
-        check_texts(chunk, start)
+    for start, chunk in checked_chunks(texts):
         rows = tokenizer(chunk, add_special_tokens=True, verbose=False)["input_ids"]
         for row, ids in enumerate(rows):
             if len(ids) < least:
@@ -196,14 +194,17 @@ def _empty_text(row: int, text: str) -> InvalidValue:
     )
 
 
-def check_texts(chunk: list[Any], start: int) -> None:
-    """Raises InvalidValue for what is not a text or an empty one, with its row counted from
-    ``start``."""
-    for row, text in enumerate(chunk, start):
-        if not isinstance(text, str):
-            raise InvalidValue(f"text {row} is {text!r}, which is not a string.")
-        if not text.strip():
-            raise _empty_text(row, text)
+def checked_chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Runs of ``texts`` for the tokenizer, each with the row of its first text. Raises
+    InvalidValue, with the row, for what is not a text or an empty one."""
+    for start in range(0, len(texts), _CHUNK):
+        chunk = list(texts[start : start + _CHUNK])
+        for row, text in enumerate(chunk, start):
+            if not isinstance(text, str):
+                raise InvalidValue(f"text {row} is {text!r}, which is not a string.")
+            if not text.strip():
+                raise _empty_text(row, text)
+        yield start, chunk
 
 
 def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.batching import CHUNK, IGNORED, EncodedTexts, check_texts, row_numbers
+from helpers.batching import IGNORED, EncodedTexts, checked_chunks, row_numbers
 from helpers.errors import InvalidValue
 
 
@@ -48,9 +48,7 @@ def language_blocks(tokenizer: Any, texts: Sequence[str], *, length: int) -> Lan
         raise InvalidValue(f"length is {length}; a block needs at least 2 tokens, one to predict.")
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     pieces = []
-    for start in range(0, len(texts), CHUNK):
-        chunk = list(texts[start : start + CHUNK])
-        check_texts(chunk, start)
+    for _, chunk in checked_chunks(texts):
         rows = tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]
         pieces.append(np.fromiter((id for ids in rows for id in [*ids, *end]), dtype=np.int32))
     ids = np.concatenate(pieces) if pieces else np.empty(0, np.int32)

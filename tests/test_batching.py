@@ -28,7 +28,7 @@ def test_batches_equal_the_tokenizer_with_padding():
 
 
 def test_every_text_is_encoded_as_by_the_tokenizer_across_chunks(monkeypatch):
-    monkeypatch.setattr(batching, "CHUNK", 7)
+    monkeypatch.setattr(batching, "_CHUNK", 7)
     tokenizer, texts = tiny.tokenizer(), tiny.texts()
     data = batching.encode(tokenizer, texts, max_length=12)
     expected = tokenizer(texts, truncation=True, max_length=12)["input_ids"]
