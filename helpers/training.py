@@ -23,6 +23,7 @@ from helpers.acceleration import own_accelerator
 from helpers.batching import Batches, length_grouped_batches, take_rows
 from helpers.checkpoints import model_tensors, restore_model
 from helpers.config import History, TrainingConfig, learning_rate_at
+from helpers.dropout import ExampleDropout
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
 from helpers.optimization import (
     DROPOUT,
@@ -72,6 +73,7 @@ def fit(
             return run.fit()
         finally:
             run.embedding.release()
+            run.dropout.release()
             accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
             model.zero_grad(set_to_none=True)
             model.eval()
@@ -108,6 +110,7 @@ class _Run:
         )
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.embedding = EmbeddingGradient(model, enabled=self.world == 1)
+        self.dropout = ExampleDropout(model)
 
     def fit(self) -> History:
         self.progress, damaged = self.checkpoints.restore(self.progress)
@@ -223,12 +226,15 @@ class _Run:
         number of items are the same however it is then shared out.
         """
         torch.manual_seed(derived_seed(self.config.seed, step, DROPOUT, self.rank))
+        self.dropout.begin(derived_seed(self.config.seed, step, DROPOUT), len(indices))
         batch = self.train.batch(indices, generator_for(self.config.seed, step, MASKING))
         items = max(1, self.train.count_items(batch))
         pieces = micro_batches(len(indices), self.rank, self.world, self.progress.accumulation)
         total = torch.zeros((), device=self.accelerator.device)
         for number, rows in enumerate(pieces, 1):
-            part = take_rows(batch, rows if len(rows) else [0])
+            taken = rows if len(rows) else [0]
+            part = take_rows(batch, taken)
+            self.dropout.take(taken)
             count = self.train.count_items(part) if len(rows) else 0
             last = number == len(pieces)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
@@ -241,6 +247,7 @@ class _Run:
                 # DDP averages gradients over processes: times their number gives the sum.
                 self.accelerator.backward(mean * (count / items * self.world))
                 total += mean.detach() * (count / items)
+        self.dropout.take([])
         return float(self.accelerator.reduce(total, "sum"))
 
     def _judge_and_call_back(self, done: int) -> bool:

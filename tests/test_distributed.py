@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 # 57 examples in batches of 8: the last batch of an epoch holds one, less than one a process.
 OPTIONS = ["examples=57", "accumulation=2", "patience=20", "evaluate_every=5"]
+OPTIONS += ["dropout=0.2", "attention_dropout=0.0"]  # fused attention draws for each process
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 

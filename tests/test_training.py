@@ -114,6 +114,21 @@ def test_accumulation_changes_nothing(make_model, make_data):
         assert (weights(model) - weights(runs[0][1])).abs().max() < 2e-5
 
 
+@pytest.mark.parametrize("make_data", [tiny.encoded, masked_texts])
+def test_accumulation_changes_nothing_with_dropout(make_data):
+    make_model = tiny.classifier if make_data is tiny.encoded else tiny.masked_model
+    runs = []
+    for accumulation in (1, 2, 8):
+        model = make_model(dropout=0.3, attention_dropout=0.0)
+        runs.append((fit(model, make_data(), config=config(accumulation=accumulation)), model))
+    for history, model in runs[1:]:
+        assert history.losses == pytest.approx(runs[0][0].losses, abs=2e-6)
+        assert (weights(model) - weights(runs[0][1])).abs().max() < 2e-5
+    without = make_model()
+    fit(without, make_data(), config=config())
+    assert (weights(without) - weights(runs[0][1])).abs().max() > 1e-3
+
+
 def test_masked_loss_is_the_sum_over_the_batch_divided_by_its_items():
     data, model = masked_texts(8), tiny.masked_model()
     settings = config(max_steps=1, accumulation=8)

@@ -32,7 +32,7 @@ def one_thread():
 VOCABULARY, POSITIONS = 60, 24
 
 
-def bert_config(dropout: float = 0.0, **settings) -> BertConfig:
+def bert_config(dropout: float = 0.0, attention_dropout: float | None = None, **settings):
     return BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -41,19 +41,20 @@ def bert_config(dropout: float = 0.0, **settings) -> BertConfig:
         intermediate_size=64,
         max_position_embeddings=POSITIONS,
         hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout if attention_dropout is None else attention_dropout,
         **settings,
     )
 
 
-def classifier(dropout: float = 0.0, labels: int = 3, seed: int = 0):
+def classifier(dropout: float = 0.0, labels: int = 3, seed: int = 0, **settings):
     torch.manual_seed(seed)
-    return BertForSequenceClassification(bert_config(dropout, num_labels=labels)).eval()
+    config = bert_config(dropout, num_labels=labels, **settings)
+    return BertForSequenceClassification(config).eval()
 
 
-def masked_model(seed: int = 0):
+def masked_model(seed: int = 0, **settings):
     torch.manual_seed(seed)
-    return BertForMaskedLM(bert_config()).eval()
+    return BertForMaskedLM(bert_config(**settings)).eval()
 
 
 def causal_model(seed: int = 0):

@@ -1,7 +1,8 @@
 """Train tiny random models; what the tests run in processes of their own.
 
 Usage: train_script.py OUT [NAME=JSON ...]. Names are settings of TrainingConfig, or:
-tasks: of "classifier" and "masked", one run each. examples, dropout: of data and model.
+tasks: of "classifier" and "masked", one run each. examples: of the data. dropout,
+attention_dropout: of the model.
 pause: seconds after every step. interrupt_at: break off at this step, then resume.
 die_at: end the process as ``kill -9`` does, at this of its steps of writing a checkpoint.
 OUT receives the final weights and history of every process.
@@ -25,12 +26,12 @@ from helpers.pretraining import MaskedTexts
 from helpers.training import TrainingConfig, fit
 
 
-def prepare(task: str, examples: int, dropout: float):
+def prepare(task: str, examples: int, settings: dict[str, float]):
     if task == "classifier":
-        return tiny.classifier(dropout), tiny.encoded(examples), tiny.encoded(30, seed=1)
+        return tiny.classifier(**settings), tiny.encoded(examples), tiny.encoded(30, seed=1)
     tokenizer = tiny.tokenizer()
     splits = [encode(tokenizer, tiny.texts(count, seed=count)) for count in (examples, 30)]
-    return tiny.masked_model(), *(MaskedTexts(split, tokenizer) for split in splits)
+    return tiny.masked_model(**settings), *(MaskedTexts(split, tokenizer) for split in splits)
 
 
 def die_while_writing(at: int) -> None:
@@ -53,7 +54,8 @@ class Interrupted(Exception):
 def main(out: Path, options: dict) -> None:
     torch.set_num_threads(1)
     tasks, pause = options.pop("tasks", ["classifier"]), options.pop("pause", 0)
-    examples, dropout = options.pop("examples", 60), options.pop("dropout", 0.0)
+    examples, names = options.pop("examples", 60), ("dropout", "attention_dropout")
+    settings = {name: options.pop(name) for name in names if name in options}
     last = options.pop("interrupt_at", None)
     if "die_at" in options:
         die_while_writing(options.pop("die_at"))
@@ -67,11 +69,11 @@ def main(out: Path, options: dict) -> None:
 
     for task in tasks:
         try:
-            model, *data = prepare(task, examples, dropout)
+            model, *data = prepare(task, examples, settings)
             history = fit(model, *data, config, callbacks=[callback])
         except Interrupted:
             config = replace(config, resume=True)
-            model, *data = prepare(task, examples, dropout)
+            model, *data = prepare(task, examples, settings)
             history = fit(model, *data, config, callbacks=[callback])
         name = f"{task}-{os.environ.get('RANK', '0')}"
         save_file(checkpoints.model_tensors(model), out / f"{name}.safetensors")
