@@ -22,16 +22,18 @@ class ExampleDropout:
     is kept is divided by the probability of keeping it (Srivastava et al. 2014, section 10), so
     that the mean is kept exactly.
 
-    Only in ordinary memory: a GPU has a fast dropout of its own. Attention that drops weights
-    inside one fused operation (``scaled_dot_product_attention``) and models that compute
-    activations a second time (gradient checkpointing) keep torch's.
+    A model on a GPU that no other process shares keeps torch's dropout, which is fast there. So
+    do attention that drops weights inside one fused operation (``scaled_dot_product_attention``)
+    and models that compute activations a second time (gradient checkpointing).
+
+    processes: how many share a batch.
     """
 
-    def __init__(self, model: nn.Module, *, enabled: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, processes: int = 1) -> None:
         again = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         on_cpu = all(p.device.type == "cpu" for p in model.parameters())
         kinds = [m for m in model.modules() if type(m) is nn.Dropout and 0 < m.p < 1]
-        self.modules = kinds if enabled and on_cpu and not again else []
+        self.modules = kinds if (on_cpu or processes > 1) and not again else []
         self.generator, self.rows = torch.Generator(), 0
         for number, module in enumerate(self.modules):
             module.forward = partial(self._forward, number, module, module.forward)
@@ -60,8 +62,8 @@ class ExampleDropout:
         for draws, row in zip(bits, self.rows, strict=True):
             seed = (self.seeds[number][row] + call) % (1 << 32)  # torch's generator reads 32 bits
             draws.random_(-(1 << 63), None, generator=self.generator.manual_seed(seed))
-        values = bits.view(torch.int16)[:, :size].reshape(x.shape)
-        noise = torch.empty(x.shape, dtype=x.dtype)
+        values = bits.view(torch.int16)[:, :size].reshape(x.shape).to(x.device)
+        noise = torch.empty_like(x, memory_format=torch.contiguous_format)
         torch.ge(values, dropped - _VALUES // 2, out=noise)
         return noise.mul_(_VALUES / (_VALUES - dropped))
 

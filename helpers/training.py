@@ -110,7 +110,7 @@ class _Run:
         )
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.embedding = EmbeddingGradient(model, enabled=self.world == 1)
-        self.dropout = ExampleDropout(model)
+        self.dropout = ExampleDropout(model, processes=self.world)
 
     def fit(self) -> History:
         self.progress, damaged = self.checkpoints.restore(self.progress)
