@@ -22,6 +22,10 @@ class TrainingConfig:
     weight_decay: of AdamW, 0 to 1; never applied to biases and normalisation weights.
     warmup_fraction: of all steps, 0 to 1, in which the learning rate rises to its peak.
     schedule: after that "linear" or "cosine" to 0, or "constant".
+    consistency: weight of R-Drop's term (``losses.consistency_loss``, Liang et al. 2021), 0 to
+        100: each example passes twice a step, under two dropout masks, and the two predictions
+        are pulled together. For classifiers with dropout; twice the time. 0: one pass. The loss
+        is the mean of both passes, where the paper takes the sum: its weight is twice this one.
     max_grad_norm: gradients are scaled down to this norm; above 0.
     accumulation: micro-batches into which each process cuts its share of a batch.
     seed: 0 to 2**32 - 1; decides order, masking and dropout.
@@ -43,6 +47,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     warmup_fraction: float = 0.1
     schedule: str = "linear"
+    consistency: float = 0.0
     max_grad_norm: float = 1.0
     accumulation: int = 1
     seed: int = 42
@@ -64,6 +69,7 @@ class TrainingConfig:
         _require(self, "learning_rate", "above 0, at most 1", lambda v: 0 < v <= 1)
         _require(self, "weight_decay", "0 to 1", lambda v: 0 <= v <= 1)
         _require(self, "warmup_fraction", "0 to 1", lambda v: 0 <= v <= 1)
+        _require(self, "consistency", "0 to 100", lambda v: 0 <= v <= 100)
         _require(self, "max_grad_norm", "above 0", lambda v: v > 0)
         _require(self, "schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
         _require(self, "metric", "a metric's name", lambda v: isinstance(v, str) and v)

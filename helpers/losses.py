@@ -153,6 +153,22 @@ def focal_loss(
     return _reduce(wrong**gamma * losses, counts, reduction)
 
 
+def consistency_loss(logits: Tensor, again: Tensor) -> Tensor:
+    """How far two predictions for the same examples are apart: the MEAN over examples of half
+    the sum of both Kullback-Leibler divergences, in nats (0 or above; to be minimised).
+
+    logits, again: (N, C), what a model with dropout said in two passes, each with its own mask.
+    Raises InvalidValue for other shapes. Source: Liang et al. 2021 (R-Drop), equation 2.
+    """
+    _require(
+        logits.dim() == 2 and logits.shape == again.shape,
+        f"logits {tuple(logits.shape)} and {tuple(again.shape)} do not match; pass two of the "
+        f"same shape (N, C)",
+    )
+    log_p, log_q = (torch.log_softmax(_at_least_float32(z), dim=-1) for z in (logits, again))
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=-1).mean() / 2  # scalar
+
+
 def perplexity(mean_nats: float | Tensor) -> float:
     """exp of a mean loss in nats per token: from 1 (always certain) up; V means a blind guess.
 

@@ -25,6 +25,7 @@ from helpers.checkpoints import model_tensors, restore_model
 from helpers.config import History, TrainingConfig, learning_rate_at
 from helpers.dropout import ExampleDropout
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
+from helpers.losses import consistency_loss
 from helpers.optimization import (
     DROPOUT,
     MASKING,
@@ -226,7 +227,8 @@ class _Run:
         number of items are the same however it is then shared out.
         """
         torch.manual_seed(derived_seed(self.config.seed, step, DROPOUT, self.rank))
-        self.dropout.begin(derived_seed(self.config.seed, step, DROPOUT), len(indices))
+        passes = 2 if self.config.consistency else 1
+        self.dropout.begin(derived_seed(self.config.seed, step, DROPOUT), passes * len(indices))
         batch = self.train.batch(indices, generator_for(self.config.seed, step, MASKING))
         items = max(1, self.train.count_items(batch))
         pieces = micro_batches(len(indices), self.rank, self.world, self.progress.accumulation)
@@ -234,16 +236,20 @@ class _Run:
         for number, rows in enumerate(pieces, 1):
             taken = rows if len(rows) else [0]
             part = take_rows(batch, taken)
-            self.dropout.take(taken)
+            self.dropout.take([p * len(indices) + row for p in range(passes) for row in taken])
             count = self.train.count_items(part) if len(rows) else 0
             last = number == len(pieces)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                output = self.wrapped(**move(part, self.accelerator.device))
+                both = {name: torch.cat([tensor] * passes) for name, tensor in part.items()}
+                output = self.wrapped(**move(both, self.accelerator.device))
                 if output.loss is None:
                     raise InvalidValue("the model returned no loss: the data have no labels.")
                 # Without an item the model's mean is 0/0; the zero keeps the graph whole,
                 # because every process must take part in summing the gradients.
                 mean = output.loss if count else output.logits.sum() * 0.0
+                if count and self.config.consistency:
+                    apart = consistency_loss(*output.logits.chunk(2))
+                    mean = mean + self.config.consistency * apart
                 # DDP averages gradients over processes: times their number gives the sum.
                 self.accelerator.backward(mean * (count / items * self.world))
                 total += mean.detach() * (count / items)
@@ -292,6 +298,12 @@ def _check_data(
     if validation is None and (config.patience is not None or config.metric != "loss"):
         raise InvalidValue("patience and metric need validation examples, and there are none.")
     settings = getattr(model, "config", None)
+    labels = getattr(train, "labels", None)
+    if config.consistency and (labels is None or labels.dtype.kind != "i" or labels.ndim != 1):
+        raise InvalidValue(
+            f"consistency is {config.consistency:g}; it compares predicted classes, and the "
+            "training data have none. Set it to 0."
+        )
     positions = getattr(settings, "max_position_embeddings", None)
     classes = getattr(settings, "num_labels", None)
     for name, data in (("training", train), ("validation", validation)):

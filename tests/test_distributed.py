@@ -39,6 +39,12 @@ def read(out: Path, name: str) -> dict:
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def test_two_passes_equal_one_process(tmp_path):
+    for name, launcher in (("one", []), ("two", TORCHRUN)):
+        run(launcher, tmp_path / name, "consistency=3.0")
+    assert_same(tmp_path / "one", tmp_path / "two", "classifier", [])
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "one"

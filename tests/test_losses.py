@@ -388,3 +388,24 @@ def test_adamw_refuses_what_cannot_be():
         losses.adamw_step(one, one, one, one, 1, learning_rate=0.1, betas=(0.9, 1.0))
     with pytest.raises(InvalidValue, match="differ in shape"):
         losses.adamw_step(one, torch.ones(3), one, one, 1, learning_rate=0.1)
+
+
+# -- consistency ---------------------------------------------------------------------------------
+
+
+def test_consistency_is_half_the_sum_of_torchs_divergences():
+    logits, again = torch.randn(2, 7, 4, dtype=torch.float64, requires_grad=True)
+    p, q = logits.log_softmax(-1), again.log_softmax(-1)
+    both = [
+        torch.nn.functional.kl_div(a, b, log_target=True, reduction="batchmean")
+        for a, b in ((p, q), (q, p))
+    ]
+    found = losses.consistency_loss(logits, again)
+    assert found.item() == pytest.approx(sum(both).item() / 2, abs=1e-12)
+    assert losses.consistency_loss(logits, logits).item() == 0.0
+    assert torch.autograd.gradcheck(losses.consistency_loss, (logits, again))
+
+
+def test_consistency_refuses_other_shapes():
+    with pytest.raises(InvalidValue, match="do not match"):
+        losses.consistency_loss(torch.zeros(2, 3), torch.zeros(2, 2))

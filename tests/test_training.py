@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiny import one_thread  # noqa: F401 (used by every test)
 from helpers import optimization, training
 from helpers.batching import EncodedTexts, encode, length_grouped_batches
 from helpers.config import History, TrainingConfig, learning_rate_at
+from helpers.dropout import ExampleDropout
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
 from helpers.pretraining import MaskedTexts
 from helpers.training import fit
@@ -127,6 +129,47 @@ def test_accumulation_changes_nothing_with_dropout(make_data):
     without = make_model()
     fit(without, make_data(), config=config())
     assert (weights(without) - weights(runs[0][1])).abs().max() > 1e-3
+
+
+def test_two_passes_without_dropout_are_one():
+    """Both passes agree, the second term is 0, and the mean of two equal losses is the loss."""
+    models = [tiny.classifier(), tiny.classifier()]
+    histories = [
+        fit(model, tiny.encoded(), config=config(consistency=weight))
+        for model, weight in zip(models, (0.0, 5.0), strict=True)
+    ]
+    assert histories[1].losses == pytest.approx(histories[0].losses, abs=1e-6)
+    assert (weights(models[0]) - weights(models[1])).abs().max() < 2e-5
+
+
+def test_consistency_is_the_loss_by_hand_and_does_not_depend_on_accumulation():
+    """With dropout before the head alone, both passes' logits follow from their masks."""
+    settings = config(max_steps=1, batch_size=6, consistency=2.0)
+    losses = []
+    for accumulation in (1, 2, 6):
+        model = tiny.classifier(labels=3, classifier_dropout=0.5)
+        chosen = replace(settings, accumulation=accumulation)
+        losses += fit(model, tiny.encoded(6), config=chosen).losses
+    model, data = tiny.classifier(labels=3, classifier_dropout=0.5), tiny.encoded(6)
+    rows = length_grouped_batches(data.lengths, 6, seed=settings.seed, epoch=0)[0]
+    batch = data.batch(rows)
+    labels = batch.pop("labels")
+    pooled = model.bert(**batch).pooler_output
+    masks = ExampleDropout(model.dropout.train())
+    masks.begin(optimization.derived_seed(settings.seed, 0, optimization.DROPOUT), 12)
+    masks.take(range(12))
+    log_p = model.classifier(model.dropout(torch.cat([pooled, pooled]))).log_softmax(-1)
+    p, q = log_p.chunk(2)
+    apart = ((p.exp() - q.exp()) * (p - q)).sum(-1).mean() / 2
+    by_hand = -log_p[range(12), torch.cat([labels, labels])].mean() + 2.0 * apart
+    assert apart > 1e-5
+    assert losses == pytest.approx([by_hand.item()] * 3, abs=1e-5)
+
+
+def test_consistency_is_for_classes():
+    blocks = tiny.blocks()
+    with pytest.raises(InvalidValue, match="consistency is 1"):
+        fit(tiny.causal_model(), blocks, config=config(consistency=1))
 
 
 def test_masked_loss_is_the_sum_over_the_batch_divided_by_its_items():
