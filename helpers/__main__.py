@@ -179,9 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--batch-size",
         type=int,
-        default=32,
         metavar="N",
-        help="texts of one step, over all processes (default %(default)s)",
+        help="texts of one step, over all processes (default: 32; reviews 16)",
     )
     train.add_argument("--seed", type=int, default=42, metavar="S")
     train.add_argument("--max-steps", type=int, metavar="N", help="stop after so many steps")

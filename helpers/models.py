@@ -7,6 +7,7 @@ repository on the Hugging Face Hub. Weights come in float32 and only from safete
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,6 +70,7 @@ def load_classifier(
     labels: Sequence[str],
     seed: int = 42,
     dropout: float | None = None,
+    attention_dropout: float | None = None,
 ) -> PreTrainedModel:
     """A sequence classifier in eval mode: the pretrained body under a fresh head
     (a model that was saved with as many classes keeps its own head).
@@ -76,12 +78,14 @@ def load_classifier(
     labels: names of the classes in the order of their numbers, at least two, all different.
     seed: of the head's weights; the global random state is left as it was.
     dropout: sets all dropout probabilities, 0 <= dropout < 1; None keeps the model's own.
+    attention_dropout: sets those of attention weights apart; None: like ``dropout``.
     """
     labels = list(labels)
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InvalidValue(f"labels are {labels}; give at least two different names of classes.")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise InvalidValue(f"dropout is {dropout}; it must be at least 0 and below 1.")
+    for key, value in (("dropout", dropout), ("attention_dropout", attention_dropout)):
+        if value is not None and not 0 <= value < 1:
+            raise InvalidValue(f"{key} is {value}; it must be at least 0 and below 1.")
     source = _source(name)
     with _quiet(), _seeded(seed):
         config = AutoConfig.from_pretrained(
@@ -89,10 +93,10 @@ def load_classifier(
             id2label=dict(enumerate(labels)),
             label2id={label: number for number, label in enumerate(labels)},
         )
-        if dropout is not None:
-            for key in _DROPOUTS:
-                if hasattr(config, key):
-                    setattr(config, key, dropout)
+        for key in filter(partial(hasattr, config), _DROPOUTS):
+            of_attention = "attention" in key and attention_dropout is not None
+            if (value := attention_dropout if of_attention else dropout) is not None:
+                setattr(config, key, value)
         return AutoModelForSequenceClassification.from_pretrained(
             source, config=config, ignore_mismatched_sizes=True, **_SAFE
         )

