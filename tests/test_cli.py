@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import corpora
-from helpers.__main__ import main
+from helpers.__main__ import _table, main
 
 ROOT = Path(__file__).parents[1]
 # Few texts and few steps of the real thing: what is tested is the way through, not the score.
@@ -209,3 +209,19 @@ def test_the_promised_scores(task, score, at_least, tmp_path, capsys):
     metrics = read_metrics(tmp_path / task)
     assert score(metrics["test"]) >= at_least
     assert score(metrics["test"]) > score(metrics["baseline"]["majority"])
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"), [(0.80, None), (0.91, "does better"), (0.97, "does clearly better")]
+)
+def test_a_baseline_that_wins_is_explained(counted, said):
+    def scores(value):
+        interval = [value - 0.02, value + 0.02]
+        both = {"accuracy": value, "macro_f1": value}
+        intervals = {f"{name}_interval": interval for name in both}
+        return both | intervals | {"per_class": {"a": {"f1": value, "f1_interval": interval}}}
+
+    baseline = {"tfidf_logreg": scores(counted), "majority": scores(0.5)}
+    table = _table({"test": scores(0.90), "baseline": baseline})
+    assert ("Counting words" in table) == (said is not None)
+    assert said is None or said in table
