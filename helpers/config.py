@@ -19,6 +19,9 @@ class TrainingConfig:
     epochs: passes over the training examples, above 0; fractions are allowed.
     batch_size: examples of one optimiser step, over all processes and micro-batches.
     learning_rate: the peak; above 0, at most 1.
+    layer_decay: factor of the learning rate from each layer to the one below it, above 0, at most
+        1: the head learns at learning_rate, the top layer at layer_decay times that, and so on
+        down to the embeddings (Howard & Ruder 2018, section 3.2, have 1/2.6).
     weight_decay: of AdamW, 0 to 1; never applied to biases and normalisation weights.
     warmup_fraction: of all steps, 0 to 1, in which the learning rate rises to its peak.
     schedule: after that "linear" or "cosine" to 0, or "constant".
@@ -44,6 +47,7 @@ class TrainingConfig:
     epochs: float = 2
     batch_size: int = 32
     learning_rate: float = 1e-4
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     warmup_fraction: float = 0.1
     schedule: str = "linear"
@@ -67,6 +71,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require(self, "epochs", "a number above 0", lambda v: isfinite(v) and v > 0)
         _require(self, "learning_rate", "above 0, at most 1", lambda v: 0 < v <= 1)
+        _require(self, "layer_decay", "above 0, at most 1", lambda v: 0 < v <= 1)
         _require(self, "weight_decay", "0 to 1", lambda v: 0 <= v <= 1)
         _require(self, "warmup_fraction", "0 to 1", lambda v: 0 <= v <= 1)
         _require(self, "consistency", "0 to 100", lambda v: 0 <= v <= 100)

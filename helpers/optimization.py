@@ -1,5 +1,6 @@
 """The parts of an optimiser step that ``fit`` puts together, each a plain function or object."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import nn
 from helpers.config import TrainingConfig
 from helpers.errors import InvalidValue
 
+# A number in a weight's name that counts layers: encoder.layer.0, model.layers.0, transformer.h.0.
+_LAYER = re.compile(r"\b(?:layers?|h|blocks?)\.(\d+)\.")
 DROPOUT, MASKING, EVALUATION = range(3)  # what a derived seed is for
 
 
@@ -16,16 +19,44 @@ def build_optimizer(
     model: nn.Module, config: TrainingConfig, device_type: str
 ) -> torch.optim.AdamW:
     """AdamW over the trainable weights, fused where torch has such a kernel. Vectors (biases
-    and normalisation weights) get no weight decay. Raises InvalidValue if all are frozen."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
+    and normalisation weights) get no weight decay. Every group has its share of the learning
+    rate under "scale". Raises InvalidValue if all weights are frozen, or layers cannot be told."""
+    scales = layer_scales([name for name, _ in model.named_parameters()], config.layer_decay)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((scales[name], parameter.dim() > 1), []).append(parameter)
+    if not groups:
         raise InvalidValue("no weight of the model is trainable; set requires_grad on some.")
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    settings = [
+        {"params": parameters, "scale": scale, "weight_decay": config.weight_decay * decays}
+        for (scale, decays), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=device_type in ("cpu", "cuda"))
+    fused = device_type in ("cpu", "cuda")
+    return torch.optim.AdamW(settings, lr=config.learning_rate, fused=fused)
+
+
+def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
+    """Each weight's share of the learning rate: 1 for the head and whatever else stands above
+    the layers, ``decay`` for the top layer, ``decay**2`` for the one below it, and so on; the
+    embeddings come last.
+
+    names: of the weights, as ``named_parameters`` gives them. Raises InvalidValue if decay is
+    not 1 and no name tells a layer's number. Source: Howard & Ruder 2018 (ULMFiT), section 3.2.
+    """
+    numbers = {name: int(found[1]) for name in names if (found := _LAYER.search(name))}
+    if decay != 1 and not numbers:
+        raise InvalidValue(
+            f"layer_decay is {decay:g}, but the names of this model's weights tell no layers "
+            "(such as encoder.layer.0). Set it to 1."
+        )
+    top = max(numbers.values(), default=-1)
+    is_embedding = re.compile(r"embed|\bwte\b|\bwpe\b").search
+    below = {
+        name: top + 1 - numbers[name] if name in numbers else (top + 2) * bool(is_embedding(name))
+        for name in names
+    }
+    return {name: decay**steps for name, steps in below.items()}
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:

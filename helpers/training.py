@@ -167,7 +167,7 @@ class _Run:
         """One update of the weights from one global batch; returns its loss."""
         rate = learning_rate_at(step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.wrapped.train()
         loss = None
         while loss is None:

@@ -95,6 +95,38 @@ def test_weights_equal_those_of_a_plain_loop(max_grad_norm):
     assert (weights(model) - weights(tiny.classifier())).abs().max() > 1e-2
 
 
+def test_layer_decay_equals_rates_written_out_by_hand():
+    """One step of fit against torch's AdamW with a group of its own for every layer."""
+    rates = {"embeddings": 1e-3 / 8, "layer.0": 1e-3 / 4, "layer.1": 1e-3 / 2, "": 1e-3}
+    data, settings = tiny.encoded(8), config(max_steps=1, layer_decay=0.5, weight_decay=0.1)
+    settings = replace(settings, schedule="constant", warmup_fraction=0.0)
+    model, reference = tiny.classifier(), tiny.classifier()
+    fit(model, data, config=settings)
+    groups = []
+    for name, parameter in reference.named_parameters():
+        rate = next(rate for part, rate in rates.items() if part in name)
+        decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else 0.1
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+    optimizer = torch.optim.AdamW(groups, foreach=False)
+    reference.train()(**data.batch(range(8))).loss.backward()
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), settings.max_grad_norm)
+    optimizer.step()
+    assert (weights(model) - weights(reference)).abs().max() < 1e-6
+    moved = (weights(model) - weights(tiny.classifier())).abs().max()
+    assert moved == pytest.approx(1e-3, rel=0.2)
+
+
+def test_layer_decay_reaches_a_decoder_and_needs_layers():
+    names = [name for name, _ in tiny.causal_model().named_parameters()]
+    scales = optimization.layer_scales(names, 0.5)
+    found = {name: scales[f"transformer.{name}.weight"] for name in ("wte", "wpe", "ln_f")}
+    assert found == {"wte": 0.125, "wpe": 0.125, "ln_f": 1.0}
+    assert scales["transformer.h.1.attn.c_attn.weight"] == 0.5
+    assert set(optimization.layer_scales(["a.weight", "b"], 1.0).values()) == {1.0}
+    with pytest.raises(InvalidValue, match=r"layer_decay is 0\.9.*Set it to 1"):
+        optimization.layer_scales(["a.weight", "b"], 0.9)
+
+
 @pytest.mark.parametrize(
     ("make_model", "make_data"),
     [
@@ -255,6 +287,9 @@ def test_constant_schedule_and_the_rates_in_the_history():
     ("settings", "message"),
     [
         ({"epochs": 0}, "epochs is 0"),
+        ({"layer_decay": 0}, "layer_decay is 0"),
+        ({"layer_decay": 1.1}, "layer_decay is 1.1"),
+        ({"consistency": -1}, "consistency is -1"),
         ({"epochs": math.inf}, "epochs is inf"),
         ({"epochs": "2"}, "epochs is '2'"),
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number, at least 1"),
