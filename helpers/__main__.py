@@ -90,6 +90,8 @@ def _train(options: argparse.Namespace) -> int:
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
+        lora_rank=options.lora,
+        lora_alpha=options.lora_alpha,
         seed=options.seed,
         max_steps=options.max_steps,
         checkpoint_every=options.checkpoint_every,
@@ -192,6 +194,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="texts of one step, over all processes (default: 32; reviews 16)",
+    )
+    train.add_argument(
+        "--lora", type=int, metavar="RANK", help="train an adapter and the head, not all weights"
+    )
+    train.add_argument(
+        "--lora-alpha", type=float, metavar="X", help="its scale is X / RANK (default: 2 RANK)"
     )
     train.add_argument("--seed", type=int, default=42, metavar="S")
     train.add_argument("--max-steps", type=int, metavar="N", help="stop after so many steps")

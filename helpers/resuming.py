@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from helpers import checkpoints
+from helpers import checkpoints, lora
 from helpers.batching import Batches
 from helpers.config import History, TrainingConfig
 
@@ -56,6 +56,7 @@ class RunCheckpoints:
             **config.decisive_settings(),
             "precision": accelerator.mixed_precision,
             "model": checkpoints.fingerprint(shapes, trainable),
+            "lora": lora.settings(model),
             **{name: checkpoints.data_fingerprint(examples) for name, examples in data.items()},
         }
 

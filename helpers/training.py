@@ -104,6 +104,8 @@ class _Run:
         model.to(accelerator.device)
         optimizer = build_optimizer(model, config, accelerator.device.type)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        named = model.named_parameters(remove_duplicate=False)
+        self.frozen = {name for name, p in named if not p.requires_grad}
         data = {"training data": train, "validation data": validation}
         self.checkpoints = RunCheckpoints(accelerator, model, optimizer, data, config)
         self.validator = validation and Validator(
@@ -265,7 +267,9 @@ class _Run:
             improved = history.add_evaluation({"step": done, **scores}, self.config)
             if improved and self.config.keep_best:
                 weights = model_tensors(self.model)
-                self.progress.best = {k: v.to("cpu", copy=True) for k, v in weights.items()}
+                self.progress.best = {
+                    k: v.to("cpu", copy=True) for k, v in weights.items() if k not in self.frozen
+                }
             stop = history.patience_is_over(self.config)
         for callback in self.callbacks:
             stop = callback(done, self.model, history) is True or stop

@@ -26,7 +26,7 @@ LAYERS = (
     {"assets"},
     {"corpus_files", "doctor"},
     {"corpora", "models"},
-    {"batching", "losses", "config", "dropout"},
+    {"batching", "losses", "config", "dropout", "lora"},
     {"pretraining", "acceleration", "optimization", "checkpoints", "metrics"},
     {"calibration", "resuming", "validation"},
     {"training", "evaluation"},

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from helpers import batching, corpora, evaluation, models, runtime, training
+from helpers import batching, corpora, evaluation, lora, models, runtime, training
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
 SPLIT_SEED = 42  # the split never depends on a run's seed: every run is judged on the same rows
@@ -36,6 +36,7 @@ class ClassificationTask:
         the loss curve would depend on how many share a batch.
     consistency: weight of R-Drop's term, see ``TrainingConfig``.
     metric: what decides on the best epoch.
+    lora_learning_rate: peak of the schedule when an adapter is trained in place of all weights.
     """
 
     corpus: str
@@ -47,6 +48,7 @@ class ClassificationTask:
     dropout: float = 0.0
     consistency: float = 0.0
     metric: str = "loss"
+    lora_learning_rate: float = 2e-3
 
 
 # Chosen on validation rows, and for reviews on 3,000 training rows that were left over: there two
@@ -117,6 +119,8 @@ def train_task(
     epochs: int | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
     seed: int = 42,
     max_steps: int | None = None,
     checkpoint_every: int | None = None,
@@ -132,6 +136,8 @@ def train_task(
 
     out: folder for ``model/``, ``metrics.json`` and, with ``checkpoint_every``, ``checkpoints/``.
     batch_size: examples of one optimiser step over all processes.
+    lora_rank, lora_alpha: train an adapter of that rank and the head alone, as in
+        ``lora.add_lora``; the saved model has it merged in. None: train all weights.
     say: called with one line at each stage.
     Raises InvalidValue (an option out of range, unknown names), CourseError (``out`` already
     holds a run; training failed). Nothing in ``out`` from an earlier run is touched on failure.
@@ -140,12 +146,17 @@ def train_task(
     detected = runtime.detect(seed=seed)
     out = Path(out)
     finished = out / "metrics.json"
+    if lora_rank is None and lora_alpha is not None:
+        raise InvalidValue(
+            f"lora_alpha is {lora_alpha:g}, but no adapter is asked for: give its rank."
+        )
+    rate = task.learning_rate if lora_rank is None else task.lora_learning_rate
     config = training.TrainingConfig(
         epochs=task.epochs if epochs is None else epochs,
         batch_size=task.batch_size if batch_size is None else batch_size,
         consistency=task.consistency,
         metric=task.metric,
-        learning_rate=task.learning_rate if learning_rate is None else learning_rate,
+        learning_rate=rate if learning_rate is None else learning_rate,
         seed=seed,
         max_steps=max_steps,
         checkpoint_every=checkpoint_every,
@@ -169,10 +180,17 @@ def train_task(
     classifier = models.load_classifier(
         model_name, labels=names, seed=seed, dropout=task.dropout, attention_dropout=0.0
     )
+    total = models.count_parameters(classifier)
+    adapter, trained = None, ""
+    if lora_rank is not None:
+        classifier = lora.add_lora(classifier, rank=lora_rank, alpha=lora_alpha, seed=seed)
+        count = models.count_parameters(classifier, trainable_only=True)
+        adapter = {**lora.settings(classifier), "trainable_parameters": count}
+        trained = f", {count:,} of them trained"
     say(
         f"{name}: {len(data['train']):,} training, {len(data['validation']):,} validation, "
         f"{len(data['test']):,} test texts; {model_name}, "
-        f"{models.count_parameters(classifier) / 1e6:.1f} M parameters; "
+        f"{total / 1e6:.1f} M parameters{trained}; "
         f"{detected.device}, {detected.precision} ({detected.precision_reason})"
     )
     history = training.fit(classifier, encoded["train"], encoded["validation"], config)
@@ -180,6 +198,8 @@ def train_task(
         say(event)
     if not PartialState().is_main_process:
         return None
+    if adapter:
+        classifier = lora.merge(classifier)
 
     say("judging on the test texts, and fitting the baselines on the same training texts")
     predictions = evaluation.predict(classifier, encoded["test"])
@@ -190,6 +210,7 @@ def train_task(
         "device": detected.device,
         "precision": detected.precision,
         "processes": history.processes,
+        "lora": adapter,
         "examples": len(data["train"]),
         "max_length": tokenizer.model_max_length,
         "truncated": {split: encoded[split].truncated for split in encoded},
