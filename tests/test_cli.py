@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import corpora
+from helpers import corpora, models
 from helpers.__main__ import _table, main
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +61,10 @@ def short_run(tmp_path_factory) -> Path:
         (["train", "news", "--seed", "-1"], "seed"),
         (["train", "news", "--max-steps", "0"], "max_steps"),
         (["train", "news", "--checkpoint-every", "0"], "checkpoint_every"),
+        (["train", "news", "--lora", "0"], "rank is 0"),
+        (["train", "news", "--lora", "9999"], "rank is 9999"),
+        (["train", "news", "--lora-alpha", "8"], "give its rank"),
+        (["train", "news", "--lora", "4", "--lora-alpha", "0"], "alpha is 0"),
         (["fetch", "newz"], "Did you mean 'news'?"),
         (["evaluate", "nowhere", "nwes"], "Did you mean 'news'?"),
     ],
@@ -106,7 +111,7 @@ def test_train_writes_a_model_and_its_metrics(short_run):
         "train_seconds", "examples_per_second", "processes",
     } <= metrics.keys()  # fmt: skip
     assert (metrics["task"], metrics["examples"], metrics["processes"]) == ("messages", 64, 1)
-    assert len(metrics["losses"]) == 4
+    assert len(metrics["losses"]) == 4 and metrics["lora"] is None
     for scores in (metrics["test"], *metrics["baseline"].values()):
         for name in ("accuracy", "macro_f1"):
             low, high = scores[f"{name}_interval"]
@@ -177,6 +182,32 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
     assert read_metrics(whole)["losses"] == read_metrics(killed)["losses"]
+
+
+def test_train_with_an_adapter_saves_a_plain_model_and_can_be_resumed(tmp_path):
+    out = tmp_path / "adapter"
+    options = ["train", "messages", *SHORT, "--lora", "4", "--lora-alpha", "6", "--out", str(out)]
+    assert main([*options, "--checkpoint-every", "2"]) == 0
+    metrics = read_metrics(out)
+    adapter = metrics["lora"]
+    assert (adapter["rank"], adapter["alpha"], adapter["targets"]) == (4, 6, ["query", "value"])
+
+    saved, _ = models.load_trained(out / "model")
+    start = models.load_classifier(labels=["ham", "spam"], seed=42).state_dict()
+    changed = {n for n, weight in saved.state_dict().items() if not torch.equal(weight, start[n])}
+    expected = {n for n in start if n.endswith(("query.weight", "value.weight"))}
+    assert changed == expected | {"classifier.weight", "classifier.bias"}
+    by_hand = sum(4 * sum(start[name].shape) for name in expected)
+    by_hand += start["classifier.weight"].numel() + start["classifier.bias"].numel()
+    assert adapter["trainable_parameters"] == by_hand
+
+    (out / "metrics.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "step-00000004")
+    assert main([*options, "--checkpoint-every", "2", "--resume"]) == 0
+    again = models.load_trained(out / "model")[0].state_dict()
+    assert all(torch.equal(weight, again[n]) for n, weight in saved.state_dict().items())
+    again = read_metrics(out)
+    assert (again["losses"], again["test"]) == (metrics["losses"], metrics["test"])
 
 
 def test_two_processes_give_the_loss_curve_of_one(short_run, tmp_path):

@@ -185,7 +185,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
         assert torch.equal(a, b)
 
     other = lora.add_lora(classifier(dropout=0.1), rank=4, alpha=1, dropout=0.2)
-    with pytest.raises(InvalidValue, match="'alpha': 8.*'alpha': 1"):
+    with pytest.raises(InvalidValue, match=r"'alpha': 8.*'alpha': 1"):
         training.fit(other, DATA, DATA, config(**settings, resume=True))
     state = json.loads((sorted(tmp_path.glob("step-*"))[-1] / "state.json").read_text("utf-8"))
     assert state["fingerprint"]["lora"]["rank"] == 4
