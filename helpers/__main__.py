@@ -199,7 +199,10 @@ def _parser() -> argparse.ArgumentParser:
         "--lora", type=int, metavar="RANK", help="train an adapter and the head, not all weights"
     )
     train.add_argument(
-        "--lora-alpha", type=float, metavar="X", help="its scale is X / RANK (default: 2 RANK)"
+        "--lora-alpha",
+        type=float,
+        metavar="X",
+        help="its scale is X / RANK (default: RANK times 2)",
     )
     train.add_argument("--seed", type=int, default=42, metavar="S")
     train.add_argument("--max-steps", type=int, metavar="N", help="stop after so many steps")
