@@ -84,9 +84,7 @@ def _check_weights(answer: Any) -> str | None:
     sizes = (100, 7, 12, 40, 3)
     v, p, h, inner, layers = sizes
     expected, found = _weights(*sizes), answer(*sizes)
-    if found == expected and answer(30522, 512, 768, 3072, 12) == _weights(
-        30522, 512, 768, 3072, 12
-    ):
+    if found == expected:
         return None
     missing = {
         layers * (5 * h + inner): "the biases of the six matrices of each block",
