@@ -186,7 +186,7 @@ def claims_are_asserted(lesson: Lesson) -> Iterator[str]:
     for cell in lesson.code:
         for token in tokenize.generate_tokens(io.StringIO(cell.source).readline):
             if token.type == tokenize.NUMBER:
-                literals.add(complex(token.string.replace("_", "")))
+                literals.add(complex(ast.literal_eval(token.string)))
     for claim in BOUND.finditer(lesson.prose):
         if complex(claim.group(1).replace(",", "")) not in literals:
             yield f"no cell asserts the bound '{claim.group()}'"
