@@ -25,14 +25,21 @@ def read_news(folder: Path, names: Sequence[str]) -> Contents:
         raise _missing(folder, "<topic>/*.txt")
     rows, not_utf8 = [], 0
     for path in sorted(paths, key=lambda path: (path.parent.name, path.name)):
-        content = path.read_bytes()
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            text, not_utf8 = content.decode("cp1252"), not_utf8 + 1
-        text = text.replace("\r\n", "\n").strip()
+        text, is_utf8 = read_text(path)
+        not_utf8 += not is_utf8
         rows.append({"text": text, "label": names.index(path.parent.name)})
     return rows, rows, {"not_utf8": not_utf8}
+
+
+def read_text(path: Path) -> tuple[str, bool]:
+    """An article with line feeds for line ends and no white space around it, and whether its
+    file is UTF-8 (otherwise it is read as Windows-1252)."""
+    content = path.read_bytes()
+    try:
+        text, is_utf8 = content.decode("utf-8"), True
+    except UnicodeDecodeError:
+        text, is_utf8 = content.decode("cp1252"), False
+    return text.replace("\r\n", "\n").strip(), is_utf8
 
 
 def read_messages(folder: Path, names: Sequence[str]) -> Contents:

@@ -3,8 +3,9 @@
 Intervals and tests are those of ``helpers.metrics``, and can be had from here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +14,21 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline, make_pipeline
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
 from helpers.batching import Batches, sorted_batches
 from helpers.errors import InvalidValue
 from helpers.metrics import bootstrap_interval, check_pair, mcnemar, paired_bootstrap, score
+from helpers.optimization import move
 
 __all__ = [
     "Predictions",
     "Report",
     "bootstrap_interval",
     "classification_report",
+    "forward",
     "majority_baseline",
     "mcnemar",
     "paired_bootstrap",
@@ -34,6 +37,9 @@ __all__ = [
     "tfidf_baseline",
     "tfidf_pipeline",
 ]
+
+
+TARGETS = ("labels", "start_positions", "end_positions")  # what a batch holds besides inputs
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,33 @@ def predict(
     Raises InvalidValue: no examples, ``tokens_per_batch`` below 1, a label outside the classes,
     labels that are no class numbers (one for each example).
     """
+    logits, labels, total = None, None, 0.0
+    for indices, batch, found in forward(
+        model, data, tokens_per_batch=tokens_per_batch, progress=progress, device=device
+    ):
+        found, answers = found.logits.float().cpu(), batch.get("labels")  # (B, C), (B,)
+        if logits is None:
+            logits = np.empty((len(data), found.shape[1]), dtype=np.float32)
+            labels = None if answers is None else np.empty(len(data), dtype=np.int64)
+        logits[indices] = found.numpy()
+        if answers is not None:
+            _check_answers(answers, found)
+            total += float(functional.cross_entropy(found, answers, reduction="sum"))
+            labels[indices] = answers.numpy()
+    return Predictions(logits, labels, None if labels is None else total / len(data))
+
+
+def forward(
+    model: nn.Module,
+    data: Batches,
+    *,
+    tokens_per_batch: int | None = None,
+    progress: bool = False,
+    device: str | None = None,
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor], Any]]:
+    """Run any model over ``data`` without gradients, in the order and with the settings of
+    ``predict``: yields (indices of the examples, their batch, the model's output without loss).
+    """
     if len(data) == 0:
         raise InvalidValue("there are no examples to predict; give at least one.")
     if tokens_per_batch is not None and tokens_per_batch < 1:
@@ -88,26 +121,15 @@ def predict(
     limit = tokens_per_batch or (2_048 if place.type == "cpu" else 16_384)
     was_training = model.training
     model.eval()
-    logits, labels, total = None, None, 0.0
     try:
         with torch.inference_mode(), tqdm(total=len(data), disable=not progress) as bar:
             for indices in sorted_batches(data.lengths, tokens_per_batch=limit):
                 batch = data.batch(indices)
-                answers = batch.pop("labels", None)
-                found = model(**{name: part.to(place) for name, part in batch.items()})
-                found = found.logits.float().cpu()  # (B, C)
-                if logits is None:
-                    logits = np.empty((len(data), found.shape[1]), dtype=np.float32)
-                    labels = None if answers is None else np.empty(len(data), dtype=np.int64)
-                logits[indices] = found.numpy()
-                if answers is not None:
-                    _check_answers(answers, found)
-                    total += float(functional.cross_entropy(found, answers, reduction="sum"))
-                    labels[indices] = answers.numpy()
+                inputs = {name: part for name, part in batch.items() if name not in TARGETS}
+                yield indices, batch, model(**move(inputs, place))
                 bar.update(len(indices))
     finally:
         model.train(was_training)
-    return Predictions(logits, labels, None if labels is None else total / len(data))
 
 
 class Report(dict):

@@ -42,7 +42,8 @@ def detect(
 ) -> Runtime:
     """Decide device, precision and profile for this machine; an argument overrides its decision.
 
-    ``COURSE_PROFILE`` overrides the profile for a whole session. Raises InvalidValue for a value
+    ``COURSE_PROFILE`` and ``COURSE_PRECISION`` override the profile and the precision for a whole
+    session. Raises InvalidValue for a value
     outside the lists, or a device that this machine does not have.
     """
     import torch
@@ -55,8 +56,9 @@ def detect(
         raise InvalidValue(f"device {device!r} is not on this machine; it has {found!r}.")
     capability = torch.cuda.get_device_capability() if device == "cuda" else None
     chosen, reason = choose_precision(device, compute_capability=capability, cpu_flags=cpu_flags())
-    if _one_of("precision", precision, PRECISIONS):
-        chosen, reason = precision, "as asked for"
+    session = _one_of("COURSE_PRECISION", os.environ.get("COURSE_PRECISION") or None, PRECISIONS)
+    if asked := _one_of("precision", precision, PRECISIONS) or session:
+        chosen, reason = asked, "as asked for"
     environment = os.environ | ({"COURSE_PROFILE": profile} if profile else {})
     profile, why = choose_profile(
         environment=environment, cuda=has_cuda, hub_reachable=hub_is_reachable

@@ -248,7 +248,7 @@ class _Run:
                     raise InvalidValue("the model returned no loss: the data have no labels.")
                 # Without an item the model's mean is 0/0; the zero keeps the graph whole,
                 # because every process must take part in summing the gradients.
-                mean = output.loss if count else output.logits.sum() * 0.0
+                mean = output.loss if count else output[1].sum() * 0.0
                 if count and self.config.consistency:
                     apart = consistency_loss(*output.logits.chunk(2))
                     mean = mean + self.config.consistency * apart

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from helpers.batching import Batches, sorted_batches, take_rows
+from helpers.batching import IGNORED, Batches, sorted_batches, take_rows
 from helpers.config import TrainingConfig
 from helpers.errors import InvalidValue
 from helpers.optimization import EVALUATION, generator_for, micro_batches, move
@@ -21,8 +21,8 @@ class Validator:
     """Calling it gives ``{"loss": mean nats an item, ...}``, the same on every process: each
     takes every so-manyth batch, and all are put together in one order.
 
-    compute_metrics: ``(logits, labels) -> {name: value}`` over the whole set; without it, a
-    classifier's accuracy is measured.
+    compute_metrics: ``(logits, labels) -> {name: value}`` over the whole set (of a classifier of
+    tokens: over all labelled tokens); without it, a classifier's accuracy is measured.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Validator:
                 with self.accelerator.autocast():
                     output = self.model(**move(part, self.accelerator.device))
                 loss = float(output.loss) if count else 0.0
-                kept = self._kept(output.logits, part["labels"])
+                kept = self._kept(output, part.get("labels"))
                 results.append(((number, piece), loss, count, *kept))
         if world > 1:
             results = gather_object(results)
@@ -73,10 +73,18 @@ class Validator:
         if name != "loss" and name not in (scores := self(batches_at_most=1)):
             raise InvalidValue(f"metric is {name!r}; there are: {', '.join(sorted(scores))}.")
 
-    def _kept(self, logits: Tensor, labels: Tensor) -> tuple[Any, Any]:
-        """Logits are kept only for metrics: a language model's would fill the memory."""
-        classifies = logits.dim() == 2 and logits.shape[1] > 1 and labels.dim() == 1
-        if self.compute_metrics or (classifies and not labels.is_floating_point()):
+    def _kept(self, output: Any, labels: Tensor | None) -> tuple[Any, Any]:
+        """What the metrics need: of a classifier its logits (n, C) and class numbers (n,); of a
+        classifier of tokens those of the labelled tokens, one after another. Nothing otherwise: a
+        language model's logits would fill the memory."""
+        logits = getattr(output, "logits", None)
+        if logits is None or labels is None:
+            return None, None
+        classes = getattr(getattr(self.model, "config", None), "num_labels", 0)
+        if logits.shape[-1] == classes > 1 and not labels.is_floating_point():
+            marked = (labels != IGNORED).cpu()
+            return logits.float().cpu()[marked].numpy(), labels[marked].numpy()
+        if self.compute_metrics and logits.shape[:-1].numel() == len(labels):
             return logits.float().cpu().numpy(), labels.numpy()
         return None, None
 

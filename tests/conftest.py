@@ -8,6 +8,9 @@ from package_index import entry, make_wheel
 
 from helpers import assets, catalog
 
+# Tests compare with hand calculation to six digits, also on a CPU that would choose bf16.
+os.environ.setdefault("COURSE_PRECISION", "fp32")
+
 FILES = {"toy/data/a.txt": b"alpha " * 2000, "toy/data/deep/b.txt": b"beta", "toy/code.py": b"1"}
 LOAD_CATALOG = catalog.load_catalog.__wrapped__
 

@@ -46,7 +46,8 @@ def lab(tmp_path, request):
         f"--LabApp.user_settings_dir={tmp_path / 'settings'}",
     ]  # fmt: skip
     environment = os.environ | {
-        "COURSE_PROFILE": "quick", "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "COURSE_PROFILE": "quick", "COURSE_PRECISION": "fp32",
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
         "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
     }  # fmt: skip
     with log.open("w") as output:

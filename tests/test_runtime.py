@@ -73,6 +73,17 @@ def test_unknown_values_name_what_is_allowed(monkeypatch):
         runtime.detect()
 
 
+def test_the_environment_can_set_the_precision_and_an_argument_outweighs_it(monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "bf16")
+    assert runtime.detect().precision == "bf16"
+    assert runtime.detect(precision="fp32").precision == "fp32"
+    monkeypatch.setenv("COURSE_PRECISION", "fp8")
+    with pytest.raises(InvalidValue, match=r"COURSE_PRECISION is 'fp8'.*fp32, bf16, fp16"):
+        runtime.detect()
+    monkeypatch.delenv("COURSE_PRECISION")
+    assert "as asked for" not in runtime.detect().precision_reason
+
+
 def test_a_device_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
@@ -115,7 +126,8 @@ def test_an_endpoint_that_does_not_answer_is_not_reachable(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_on_a_gpu_the_chosen_precision_computes():
+def test_on_a_gpu_the_chosen_precision_computes(monkeypatch):
+    monkeypatch.delenv("COURSE_PRECISION")
     found = runtime.detect()
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[found.precision]
     matrix = torch.randn(64, 64, device=found.device)

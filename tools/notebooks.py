@@ -128,6 +128,7 @@ def run(path: Path, *, timeout: int = 600) -> None:
     notebook = nbformat.read(path, as_version=4)
     environment = os.environ | {
         "COURSE_PROFILE": "quick",
+        "COURSE_PRECISION": "fp32",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
     client = NotebookClient(

@@ -1,0 +1,220 @@
+"""Decoding by hand: how the scores of a causal language model become a text.
+
+``generate`` writes what transformers' own ``generate`` writes, token for token: greedily, by
+sampling with the same seed, or with beams.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from helpers import runtime
+from helpers.errors import InvalidValue
+from helpers.tasks.filters import check, filter_scores, penalise_repetition
+
+_NEVER = -1e9  # the log-probability of what must not win
+
+
+class Reader:
+    """Reads a growing text and says what may come next.
+
+    With the cache, the keys and values of all layers are kept for what it has read, and only the
+    newest token goes through the model; without it, the whole text does at every step.
+
+    mask: (B, T) of the prompt; 0 marks padding on the left.
+    """
+
+    def __init__(self, model: Any, mask: Tensor, *, use_cache: bool = True) -> None:
+        self.model, self.mask, self.use_cache, self.cache = model, mask, use_cache, None
+
+    def scores(self, ids: Tensor) -> Tensor:
+        """Logits (B, V), float32, of the token after ``ids`` (B, T): all the text so far."""
+        added = ids.shape[1] - self.mask.shape[1]
+        self.mask = torch.nn.functional.pad(self.mask, (0, added), value=1)
+        unread = ids if self.cache is None else ids[:, -1:]
+        options = {}
+        if not self.mask.all():
+            positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
+            options["position_ids"] = positions[:, -unread.shape[1] :]
+        output = self.model(
+            input_ids=unread,
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            use_cache=self.use_cache,
+            logits_to_keep=1,
+            **options,
+        )
+        self.cache = output.past_key_values if self.use_cache else None
+        return output.logits[:, -1].float()
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i goes on from what row ``rows[i]`` has read."""
+        if self.cache is not None:
+            self.cache.reorder_cache(rows)
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    input_ids: Tensor,
+    *,
+    max_new_tokens: int,
+    attention_mask: Tensor | None = None,
+    sample: bool = False,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float | None = None,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool = False,
+    seed: int = 42,
+    use_cache: bool = True,
+    end_tokens: Sequence[int] | None = None,
+) -> Tensor:
+    """Prompts and what the model wrote after them: (B, T + new tokens), padded after an end token.
+
+    input_ids: (B, T) int64, T >= 1; shorter prompts are padded on the left.
+    attention_mask: (B, T) 1 for a token, 0 for padding; None: no padding.
+    max_new_tokens: at least 1; prompt and new tokens must fit the model's positions.
+    sample: draw each token (from ``seed``; torch's global generator is left alone), after
+        ``temperature``, ``top_k`` and ``top_p``, which mean nothing without it.
+    num_beams: above 1 keeps that many texts a prompt and returns the one with the highest
+        log-probability / length ** ``length_penalty``. ``early_stopping``: stop as soon as
+        ``num_beams`` texts have ended; otherwise go on while a running one may still win.
+    use_cache: keep keys and values; the tokens are the same without, only slower.
+    end_tokens: ids that end a text; None takes the model's own, () has none.
+    Raises InvalidValue: an argument out of its range, padding on the right, a prompt that is empty
+    or does not fit, sampling together with beams, sampling settings without ``sample``.
+    """
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    check(max_new_tokens=max_new_tokens, num_beams=num_beams, **sampling)
+    check(repetition_penalty=repetition_penalty)
+    for name, value in sampling.items():
+        if value is not None and not sample:
+            raise InvalidValue(f"{name} is {value}, but nothing is drawn; set sample=True.")
+    if sample and num_beams > 1:
+        raise InvalidValue(f"num_beams is {num_beams} with sample=True; choose one of the two.")
+    runtime.check_seed(seed)
+    mask = _check_prompt(model, input_ids, attention_mask, max_new_tokens)
+    ends, pad = _end_and_padding(model, end_tokens)
+    ends, penalty = ends.to(input_ids.device), repetition_penalty or 1.0
+    training = model.training
+    model.eval()
+    try:
+        if num_beams > 1:
+            rows = []
+            for row, kept in zip(input_ids, mask, strict=True):
+                running = row[kept.bool()].repeat(num_beams, 1)  # (b, T of this prompt)
+                reader = Reader(model, torch.ones_like(running), use_cache=use_cache)
+                best = _beam_search(
+                    reader, running, max_new_tokens, ends, penalty, length_penalty, early_stopping
+                )
+                rows.append(best[running.shape[1] :])
+            new = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+            return torch.cat([input_ids, new], dim=1)
+        generator = torch.Generator(input_ids.device).manual_seed(seed) if sample else None
+        reader = Reader(model, mask, use_cache=use_cache)
+        return _one_by_one(
+            reader, input_ids, max_new_tokens, ends, pad, penalty, sampling, generator
+        )
+    finally:
+        model.train(training)
+
+
+def _one_by_one(
+    reader: Reader,
+    ids: Tensor,
+    max_new_tokens: int,
+    ends: Tensor,
+    pad: int,
+    penalty: float,
+    sampling: dict[str, Any],
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Texts (B, T + new) whose next token is the most probable one, or drawn."""
+    running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    for _ in range(max_new_tokens):
+        scores = reader.scores(ids)  # (B, V)
+        scores = penalise_repetition(scores, ids, penalty, reader.mask)
+        if generator is None:
+            token = scores.argmax(dim=-1)  # (B,)
+        else:
+            p = filter_scores(scores, **sampling).softmax(dim=-1)  # (B, V)
+            token = torch.multinomial(p, 1, generator=generator)[:, 0]
+        token = torch.where(running, token, pad)
+        ids = torch.cat([ids, token[:, None]], dim=1)
+        running = running & ~torch.isin(token, ends)
+        if not running.any():
+            break
+    return ids
+
+
+def _beam_search(
+    reader: Reader,
+    running: Tensor,
+    max_new_tokens: int,
+    ends: Tensor,
+    penalty: float,
+    length_penalty: float,
+    early_stopping: bool,
+) -> Tensor:
+    """The best text (T + new,) that goes on from one prompt, of which ``running`` (b, T) holds as
+    many copies as there are beams."""
+    b = len(running)
+    total = torch.full((b, 1), _NEVER, device=running.device)
+    total[0] = 0.0  # the beams are still equal: only the first counts
+    finished: list[tuple[float, Tensor]] = []  # the best first
+    for length in range(1, max_new_tokens + 1):
+        log_p = reader.scores(running).log_softmax(dim=-1)  # (b, V)
+        log_p = penalise_repetition(log_p, running, penalty)
+        # Each beam has at most len(ends) ways to end, so at least b of these go on.
+        top, place = (log_p + total).flatten().topk(max(2, 1 + len(ends)) * b)
+        beam, token = place // log_p.shape[1], place % log_p.shape[1]
+        longer = torch.cat([running[beam], token[:, None]], dim=1)
+        ended = torch.isin(token, ends) | (length == max_new_tokens)
+        for i in ended[:b].nonzero().flatten().tolist():
+            finished.append((top[i].item() / length**length_penalty, longer[i]))
+        finished = sorted(finished, key=lambda pair: -pair[0])[:b]
+        going = (~ended).nonzero().flatten()[:b]
+        if not len(going):
+            break
+        running, total = longer[going], top[going, None]
+        reader.reorder(beam[going])
+        best_running = total[0].item() / length**length_penalty
+        if len(finished) == b and (early_stopping or best_running <= finished[-1][0]):
+            break
+    return finished[0][1]
+
+
+def _end_and_padding(model: Any, end_tokens: Sequence[int] | None) -> tuple[Tensor, int]:
+    settings = model.generation_config
+    ends = settings.eos_token_id if end_tokens is None else list(end_tokens)
+    ends = torch.tensor([] if ends is None else ends, dtype=torch.long).reshape(-1)
+    if settings.pad_token_id is not None:
+        return ends, settings.pad_token_id
+    return ends, int(ends[0]) if len(ends) else 0
+
+
+def _check_prompt(model: Any, ids: Tensor, mask: Tensor | None, max_new_tokens: int) -> Tensor:
+    """The attention mask (B, T)."""
+    if ids.dim() != 2 or 0 in ids.shape or ids.dtype != torch.long:
+        raise InvalidValue(
+            f"input_ids have the shape {tuple(ids.shape)} and are {ids.dtype}; give token ids "
+            f"(B, T), int64, with at least one token a prompt: nothing can go on from an empty one."
+        )
+    mask = torch.ones_like(ids) if mask is None else mask.long()
+    if mask.shape != ids.shape or not mask[:, -1].all() or (mask.diff(dim=1) < 0).any():
+        raise InvalidValue(
+            f"the attention mask of shape {tuple(mask.shape)} does not put all padding on the left "
+            f"of input_ids {tuple(ids.shape)}; tokenize with padding_side='left'."
+        )
+    window = getattr(model.config, "max_position_embeddings", None)
+    if window is not None and ids.shape[1] + max_new_tokens > window:
+        raise InvalidValue(
+            f"the prompt has {ids.shape[1]} tokens; with max_new_tokens={max_new_tokens} that is "
+            f"more than the model's window of {window}. Shorten the one or the other."
+        )
+    return mask

@@ -1,0 +1,79 @@
+"""How much a set of texts repeats itself: distinct-n and self-BLEU, on words.
+
+Neither asks whether a text is true, sensible or even grammatical: shuffled words score best.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from helpers.errors import InvalidValue
+
+_EPSILON = 0.1  # what no match at all counts, as in the smoothing of Chen & Cherry 2014, method 1
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, cut at white space: what both measures count by default."""
+    return text.lower().split()
+
+
+def distinct_n(texts: Sequence[str], n: int = 2) -> float:
+    """Different n-grams of words in all texts together, divided by the n-grams they have.
+
+    From just above 0 (always the same words) to 1 (no n-gram occurs twice). It falls as texts get
+    longer or more: compare sets of one size only.
+    Raises InvalidValue: n below 1, no text that has n words.
+    Source: Li et al. 2016, section 5, who divide by the number of words.
+    """
+    _check_n("n", n)
+    grams = [gram for text in texts for gram in _grams(words(text), n)]
+    if not grams:
+        raise InvalidValue(f"none of the {len(texts)} texts has {n} words; give longer texts.")
+    return len(set(grams)) / len(grams)
+
+
+def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
+    """How much of a text's n-grams of 1 to ``max_n`` words stands in the references: 0 to 1.
+
+    The geometric mean of the clipped precisions, times exp(1 - r/c) where the text (c words) is
+    shorter than the reference of the nearest length (r). A precision without a match counts as
+    0.1 of one match. Raises InvalidValue: an empty text, no references, max_n below 1.
+    Source: Papineni et al. 2002; smoothing: Chen & Cherry 2014, method 1.
+    """
+    _check_n("max_n", max_n)
+    own, others = words(text), [words(reference) for reference in references]
+    if not own or not others:
+        raise InvalidValue(
+            f"text {text!r} against {len(others)} references: give at least one word and one reference."
+        )
+    logs = 0.0
+    for n in range(1, max_n + 1):
+        counts, allowed = Counter(_grams(own, n)), Counter()
+        for other in others:
+            allowed |= Counter(_grams(other, n))  # the most that any one reference has
+        matches = sum((counts & allowed).values())
+        logs += math.log(max(matches, _EPSILON) / max(sum(counts.values()), 1))
+    c = len(own)
+    r = min((len(other) for other in others), key=lambda length: (abs(length - c), length))
+    return min(1.0, math.exp(1 - r / c)) * math.exp(logs / max_n)
+
+
+def self_bleu(texts: Sequence[str], max_n: int = 4) -> list[float]:
+    """The BLEU of each text against all the others; their mean is the set's self-BLEU.
+
+    Near 1: the texts say the same in the same words. Raises InvalidValue: fewer than two texts.
+    Source: Zhu et al. 2018 (Texygen), section 2.2.
+    """
+    texts = list(texts)
+    if len(texts) < 2:
+        raise InvalidValue(f"self-BLEU of {len(texts)} texts; give at least two.")
+    return [bleu(text, texts[:i] + texts[i + 1 :], max_n) for i, text in enumerate(texts)]
+
+
+def _grams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
+
+
+def _check_n(name: str, n: int) -> None:
+    if not isinstance(n, int) or n < 1:
+        raise InvalidValue(f"{name} is {n}; it must be a whole number of at least 1.")
