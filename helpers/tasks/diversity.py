@@ -23,7 +23,7 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     From just above 0 (always the same words) to 1 (no n-gram occurs twice). It falls as texts get
     longer or more: compare sets of one size only.
     Raises InvalidValue: n below 1, no text that has n words.
-    Source: Li et al. 2016, section 5, who divide by the number of words.
+    Source: Li et al. 2016, who divide by the number of words instead.
     """
     _check_n("n", n)
     grams = [gram for text in texts for gram in _grams(words(text), n)]
@@ -44,7 +44,8 @@ def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
     own, others = words(text), [words(reference) for reference in references]
     if not own or not others:
         raise InvalidValue(
-            f"text {text!r} against {len(others)} references: give at least one word and one reference."
+            f"the text is {text!r} and there are {len(others)} references; give at least one word "
+            f"and one reference."
         )
     logs = 0.0
     for n in range(1, max_n + 1):
@@ -62,7 +63,7 @@ def self_bleu(texts: Sequence[str], max_n: int = 4) -> list[float]:
     """The BLEU of each text against all the others; their mean is the set's self-BLEU.
 
     Near 1: the texts say the same in the same words. Raises InvalidValue: fewer than two texts.
-    Source: Zhu et al. 2018 (Texygen), section 2.2.
+    Source: Zhu et al. 2018 (Texygen).
     """
     texts = list(texts)
     if len(texts) < 2:

@@ -56,7 +56,7 @@ def keep_top_k(scores: Tensor, top_k: int) -> Tensor:
     """The ``top_k`` highest scores of each row of (B, V); the others become -infinity.
 
     top_k: at least 1. Scores that tie with the last one kept are kept too.
-    Source: Fan et al. 2018, section 5.1.
+    Source: Fan et al. 2018.
     """
     check(top_k=top_k)
     last = scores.topk(min(top_k, scores.shape[-1])).values[..., -1:]  # (B, 1)

@@ -1,0 +1,416 @@
+"""Decoding by hand writes what transformers writes; bad settings are explained; judging texts."""
+
+import copy
+import math
+
+import pytest
+import torch
+from tiny import causal_model
+from tiny import one_thread as one_thread
+from torchmetrics.functional.text import bleu_score
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessorList
+from transformers.generation import logits_process
+
+from helpers import models
+from helpers.errors import InvalidValue
+from helpers.tasks import decoding, diversity, filters, writing
+
+V, END, PAD = 60, 1, 2  # not 0: with it, beams are padded with the end token in transformers
+
+
+def llama(seed=0):
+    """Grouped-query attention, rotary positions; wide weights, so that it is not indifferent."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=V,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            initializer_range=0.3,
+            bos_token_id=0,
+            eos_token_id=END,
+            pad_token_id=PAD,
+        )
+    ).eval()
+
+
+@torch.no_grad()
+def gpt(seed=0):
+    """Learnt positions, every head its own keys; larger weights, for the same reason."""
+    model = causal_model(seed)
+    model.generation_config.pad_token_id = PAD
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            weight.mul_(10)
+    return model
+
+
+def theirs(model, ids, *, seed=42, mask=None, sample=False, end=(END,), **settings):
+    """What transformers writes. Everything is named: what is left out it fills with defaults of
+    its own, top_k=50 among them."""
+    if sample:
+        settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
+    config = GenerationConfig(
+        do_sample=sample, eos_token_id=list(end) or None, pad_token_id=PAD, **settings
+    )
+    torch.manual_seed(seed)
+    mask = torch.ones_like(ids) if mask is None else mask
+    model = copy.copy(model)
+    model.generation_config = GenerationConfig()
+    return model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+
+
+def ours(model, ids, *, mask=None, end=(END,), **settings):
+    return decoding.generate(model, ids, attention_mask=mask, end_tokens=end, **settings)
+
+
+GREEDY = [{}, {"repetition_penalty": 1.3}, {"repetition_penalty": 0.8}]
+SAMPLED = [
+    {},
+    {"temperature": 0.5},
+    {"temperature": 2.0},
+    {"top_k": 5},
+    {"top_k": 500},
+    {"top_p": 0.8},
+    {"top_p": 1.0},
+    {"temperature": 0.7, "top_k": 20, "top_p": 0.9},
+    {"temperature": 1.5, "top_p": 0.6, "repetition_penalty": 1.2},
+]
+BEAMS = [
+    {"num_beams": 2},
+    {"num_beams": 5},
+    {"num_beams": 3, "length_penalty": 0.0},
+    {"num_beams": 3, "length_penalty": 2.0},
+    {"num_beams": 4, "early_stopping": True},
+    {"num_beams": 4, "length_penalty": -1.0},
+    {"num_beams": 3, "repetition_penalty": 1.5},
+]
+ALL = [*GREEDY, *({"sample": True} | settings for settings in SAMPLED), *BEAMS]
+
+
+@pytest.mark.parametrize("settings", ALL, ids=str)
+@pytest.mark.parametrize("make", [llama, gpt])
+def test_token_for_token_what_transformers_writes(make, settings):
+    ended = 0
+    for seed in range(3):
+        model = make(seed)
+        ids = torch.randint(2, V, (3, 5), generator=torch.Generator().manual_seed(seed))
+        for end in [(END,), (END, *range(30, 52)), ()]:
+            expected = theirs(model, ids, end=end, max_new_tokens=14, **settings)
+            found = ours(model, ids, end=end, max_new_tokens=14, **settings)
+            assert found.tolist() == expected.tolist()
+            ended += bool(torch.isin(found[:, 5:-1], torch.tensor(end)).any())
+    if settings.get("length_penalty", 0) < 2:  # a reward for length that no short text can beat
+        assert ended, "no text ended early, so nothing about endings was shown"
+
+
+@pytest.mark.parametrize("settings", [GREEDY[1], {"sample": True, "top_p": 0.8}, BEAMS[1]], ids=str)
+def test_prompts_of_different_lengths_are_padded_on_the_left(settings):
+    model = llama(1)
+    ids = torch.tensor([[0, 0, 7, 8], [0, 9, 4, 5], [11, 12, 13, 14]])
+    mask = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])
+    end = (END, *range(40, 50))
+    expected = theirs(model, ids, mask=mask, end=end, max_new_tokens=10, **settings)
+    found = ours(model, ids, mask=mask, end=end, max_new_tokens=10, **settings)
+    assert found.tolist() == expected.tolist()
+    if "sample" not in settings:
+        alone = ours(model, torch.tensor([[7, 8]]), end=end, max_new_tokens=10, **settings)
+        new = alone[0, 2:].tolist()
+        assert found[0, 4 : 4 + len(new)].tolist() == new
+
+
+@pytest.mark.parametrize("settings", [{}, {"sample": True}, {"num_beams": 3}], ids=str)
+def test_the_cache_changes_no_token_and_is_reread_without(settings):
+    model, ids = llama(), torch.tensor([[5, 6, 7]])
+    read = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    cached = ours(model, ids, end=(), max_new_tokens=6, **settings)
+    assert read == [3, 1, 1, 1, 1, 1]
+    read.clear()
+    again = ours(model, ids, end=(), max_new_tokens=6, use_cache=False, **settings)
+    assert read == [3, 4, 5, 6, 7, 8]
+    assert cached.tolist() == again.tolist()
+
+
+def test_a_seed_repeats_and_leaves_the_global_generator_alone():
+    model, ids = llama(), torch.tensor([[5, 6, 7]] * 4)
+    before = torch.get_rng_state()
+    a, b, c = (
+        ours(model, ids, sample=True, max_new_tokens=8, temperature=2.0, seed=s) for s in (1, 1, 2)
+    )
+    assert a.tolist() == b.tolist() != c.tolist()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len({tuple(row) for row in a.tolist()}) > 1
+
+
+def test_the_model_s_own_end_and_mode():
+    model, ids = llama(), torch.tensor([[5, 6, 7]])
+    first = ours(model, ids, end=(), max_new_tokens=8)[0, 3:].tolist()
+    model.generation_config.eos_token_id = first[2]
+    model.train()
+    found = decoding.generate(model, ids, max_new_tokens=8)
+    assert found[0, 3:].tolist() == first[: first.index(first[2]) + 1]
+    assert model.training
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_filters_equal_transformers_processors(seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = 4 * torch.randn(3, V, generator=generator)
+    ids = torch.randint(0, V, (3, 9), generator=generator)
+    pairs = [
+        (filters.penalise_repetition(scores, ids, 1.4),
+         logits_process.RepetitionPenaltyLogitsProcessor(1.4)),
+        (filters.apply_temperature(scores, 0.6), logits_process.TemperatureLogitsWarper(0.6)),
+        (filters.keep_top_k(scores, 7), logits_process.TopKLogitsWarper(7)),
+        (filters.keep_top_p(scores, 0.75), logits_process.TopPLogitsWarper(0.75)),
+        (filters.filter_scores(scores, temperature=0.6, top_k=7, top_p=0.75),
+         LogitsProcessorList([logits_process.TemperatureLogitsWarper(0.6),
+                              logits_process.TopKLogitsWarper(7),
+                              logits_process.TopPLogitsWarper(0.75)])),
+    ]  # fmt: skip
+    for mine, processor in pairs:
+        assert torch.equal(mine, processor(ids, scores.clone()))
+        assert mine.shape == scores.shape and not torch.equal(mine, scores)
+
+
+def test_a_nucleus_worked_by_hand():
+    scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+
+    def kept(p):
+        return filters.keep_top_p(scores, p).isfinite()[0].tolist()
+
+    assert kept(0.4) == [True, False, False, False]
+    assert kept(0.6) == [True, True, False, False]
+    assert kept(0.9) == [True, True, True, False]
+    assert kept(1.0) == [True] * 4
+
+
+def test_a_penalty_moves_either_sign_down_once_and_spares_padding():
+    scores = torch.tensor([[2.0, -2.0, 0.5, 1.0]])
+    ids, mask = torch.tensor([[3, 0, 0, 1]]), torch.tensor([[0, 1, 1, 1]])
+    found = filters.penalise_repetition(scores, ids, 2.0, mask)
+    assert found.tolist() == [[1.0, -4.0, 0.5, 1.0]]
+
+
+BAD = [
+    ({"temperature": 0.0, "sample": True}, "temperature is 0.0; it must be above 0"),
+    ({"temperature": -1.0, "sample": True}, "temperature is -1.0"),
+    ({"temperature": math.nan, "sample": True}, "temperature is nan"),
+    ({"top_p": 0.0, "sample": True}, "top_p is 0.0; it must be above 0 and at most 1"),
+    ({"top_p": 1.01, "sample": True}, "top_p is 1.01"),
+    ({"top_k": 0, "sample": True}, "top_k is 0; it must be a whole number of at least 1"),
+    ({"top_k": 2.5, "sample": True}, "top_k is 2.5"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
+    ({"repetition_penalty": -1.2, "num_beams": 2}, "repetition_penalty is -1.2"),
+    ({"num_beams": 0}, "num_beams is 0; it must be a whole number of at least 1"),
+    ({"num_beams": None}, "num_beams is None"),
+    ({"num_beams": 2, "sample": True}, "choose one of the two"),
+    ({"temperature": 0.7}, "nothing is drawn; set sample=True"),
+    ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be"),
+    ({"max_new_tokens": 62}, "3 tokens; with max_new_tokens=62 .* window of 64. Shorten"),
+    ({"seed": -1}, "seed"),
+    ({"ids": torch.zeros(1, 0, dtype=torch.long)}, "at least one token a prompt"),
+    ({"ids": torch.zeros(3, dtype=torch.long)}, r"shape \(3,\)"),
+    ({"ids": torch.zeros(1, 3)}, "float32"),
+    ({"mask": torch.tensor([[1, 1, 0]])}, "padding_side='left'"),
+    ({"mask": torch.tensor([[1, 0, 1]])}, "padding_side='left'"),
+    ({"mask": torch.tensor([[1, 1]])}, "padding_side='left'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_a_bad_setting_is_explained_before_anything_runs(settings, message):
+    model = llama()
+    model.forward = None
+    arguments = {"ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 4} | settings
+    with pytest.raises(InvalidValue, match=message):
+        ours(model, arguments.pop("ids"), **arguments)
+
+
+def test_the_window_is_used_to_its_last_place():
+    ids = torch.tensor([[5, 6, 7]])
+    assert ours(llama(), ids, end=(), max_new_tokens=61).shape == (1, 64)
+
+
+# The real model.
+
+
+@pytest.fixture(scope="module")
+def real():
+    torch.set_num_threads(2)
+    return models.load_causal_lm(), models.load_tokenizer("causal-lm")
+
+
+PROMPTS = ["The film was", "Shares fell after the company said"]
+REAL = [
+    {},
+    {"num_beams": 3},
+    {"repetition_penalty": 1.2},
+    {"sample": True, "temperature": 0.8, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.1},
+]
+
+
+@pytest.mark.parametrize("settings", REAL, ids=str)
+def test_the_real_model_token_for_token(real, settings):
+    model, tokenizer = real
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        expected = theirs(model, ids, end=(2,), max_new_tokens=8, **settings)
+        assert decoding.generate(model, ids, max_new_tokens=8, **settings).equal(expected)
+
+
+# The writing assistant and the chat.
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return models.load_tokenizer("causal-lm")
+
+
+@pytest.fixture(scope="module")
+def wordy(tokenizer):
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=200,
+            initializer_range=0.3,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=2,
+        )
+    ).eval()
+
+
+def test_versions_of_a_continuation(wordy, tokenizer):
+    write = {"max_new_tokens": 6, "sample": True, "seed": 3}
+    found = writing.continue_text(wordy, tokenizer, "The film was", versions=3, **write)
+    assert len(found) == len(set(found)) == 3
+    assert not any(text.startswith("The film was") for text in found)
+    (first, *_) = writing.continue_text(wordy, tokenizer, "The film was", max_new_tokens=6)
+    ids = tokenizer("The film was", return_tensors="pt")["input_ids"]
+    greedy = decoding.generate(wordy, ids, max_new_tokens=6)
+    assert first == tokenizer.decode(greedy[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": "  "}, "the text is '  ': empty"),
+        ({"versions": 0}, "versions is 0"),
+        ({"text": "word " * 250}, "window of 200"),
+        ({"top_p": 2, "sample": True}, "top_p is 2"),
+    ],
+)
+def test_a_bad_continuation_is_explained(wordy, tokenizer, arguments, message):
+    arguments = {"text": "The film was"} | arguments
+    with pytest.raises(InvalidValue, match=message):
+        writing.continue_text(wordy, tokenizer, **arguments)
+
+
+def test_a_chat_sends_all_that_was_said_in_the_model_s_own_form(wordy, tokenizer):
+    chat = writing.Chat(wordy, tokenizer, max_new_tokens=4)
+    first = chat.say("My name is Ada.")
+    second = chat.say("What is my name?")
+    assert (first.forgotten, second.forgotten, chat.forgotten) == (0, 0, 0)
+    assert str(first) == first.text
+    assert [question for question, _ in chat.turns] == ["My name is Ada.", "What is my name?"]
+    messages = [
+        {"role": "system", "content": chat.system},
+        {"role": "user", "content": "My name is Ada."},
+        {"role": "assistant", "content": first.text},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    assert second.prompt_tokens == len(ids["input_ids"])
+    chat.reset()
+    assert chat.say("My name is Ada.") == first
+
+
+def test_a_chat_forgets_its_oldest_turns_and_says_so(wordy, tokenizer):
+    chat = writing.Chat(wordy, tokenizer, max_new_tokens=4, window=70)
+    replies = [chat.say(f"Question number {n}, please.") for n in range(6)]
+    assert all(reply.prompt_tokens <= 66 for reply in replies)
+    assert replies[0].forgotten == 0 < replies[-1].forgotten
+    assert chat.forgotten == sum(reply.forgotten for reply in replies)
+    kept = [question for question, _ in chat.turns]
+    assert kept == [f"Question number {n}, please." for n in range(6)][-len(kept) :]
+    assert len(kept) + chat.forgotten == 6
+    assert "the oldest" in str(replies[-1]) and "forgotten" in str(replies[-1])
+
+
+def test_a_message_that_never_fits_leaves_the_chat_as_it_was(wordy, tokenizer):
+    chat = writing.Chat(wordy, tokenizer, max_new_tokens=4, window=70)
+    chat.say("Hello.")
+    turns = list(chat.turns)
+    with pytest.raises(InvalidValue, match="window of 70 leaves 66"):
+        chat.say("long " * 100)
+    with pytest.raises(InvalidValue, match="empty"):
+        chat.say(" ")
+    assert chat.turns == turns and chat.forgotten == 0
+
+
+@pytest.mark.parametrize("window", [4, 201])
+def test_a_window_must_fit_the_model(wordy, tokenizer, window):
+    with pytest.raises(InvalidValue, match=f"window is {window}; .* 200 positions"):
+        writing.Chat(wordy, tokenizer, window=window, max_new_tokens=4)
+
+
+# Judging texts.
+
+
+def test_distinct_n_worked_by_hand():
+    texts = ["a b a b", "A b c"]
+    assert diversity.distinct_n(texts, 1) == 3 / 7
+    assert diversity.distinct_n(texts, 2) == 3 / 5  # ab ba ab, ab bc
+    assert diversity.distinct_n(["a b c d"], 2) == 1.0
+
+
+def test_bleu_equals_torchmetrics():
+    texts = [
+        "the film was long and the film was loud",
+        "the film was long and it was loud",
+        "it was the film of",  # no two references are equally near in length
+        "the film was the film of the year and the best",
+    ]
+    for max_n in (1, 2, 3):
+        for i, text in enumerate(texts):
+            others = texts[:i] + texts[i + 1 :]
+            expected = bleu_score([text], [others], n_gram=max_n)
+            if expected > 0:  # without a match it is 0 there, and smoothed here
+                assert diversity.bleu(text, others, max_n) == pytest.approx(float(expected), 1e-5)
+
+
+def test_self_bleu_runs_from_nothing_shared_to_the_same_text():
+    same = diversity.self_bleu(["the film was very long"] * 3)
+    assert same == pytest.approx([1.0] * 3)
+    apart = diversity.self_bleu(["a b c d e", "f g h i j", "k l m n o"])
+    assert len(apart) == 3 and max(apart) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: diversity.distinct_n(["a b"], 0), "n is 0; it must be"),
+        (lambda: diversity.distinct_n(["a"], 2), "none of the 1 texts has 2 words"),
+        (lambda: diversity.self_bleu(["a b"]), "self-BLEU of 1 texts; give at least two"),
+        (lambda: diversity.self_bleu(["a", "b"], 0), "max_n is 0"),
+        (lambda: diversity.bleu("", ["a"]), "at least one word"),
+        (lambda: diversity.bleu("a", []), "one reference"),
+    ],
+)
+def test_texts_that_cannot_be_judged(call, message):
+    with pytest.raises(InvalidValue, match=message):
+        call()
