@@ -2,11 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+from helpers.errors import CourseError
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
@@ -41,6 +44,109 @@ def explore(function: Callable[..., Any], **controls: Any) -> None:
         if hasattr(control, "continuous_update"):
             control.continuous_update = False
     display(panel)
+
+
+def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **controls: Any) -> None:
+    """A text to write on, and a button for offers of how it might go on; each offer is a button
+    that appends it.
+
+    write: called as ``write(text, **values)``; returns the offers. A CourseError it raises is
+    shown in their place.
+    controls: as in ``explore``, one for each further argument of ``write``.
+
+    Without ipywidgets it says so and prints the offers for ``text`` once.
+    """
+    try:
+        import ipywidgets
+    except ImportError:
+        values = {name: start_value(write, name, control) for name, control in controls.items()}
+        print(f"ipywidgets is not installed, so these are the offers for {text!r} with {values}:")
+        print(
+            *(f"{number}. {offer}" for number, offer in enumerate(write(text, **values), 1)),
+            sep="\n",
+        )
+        return
+    from IPython.display import display
+
+    wide = ipywidgets.Layout(width="98%", height="auto")
+    box = ipywidgets.Textarea(text, rows=4, layout=wide)
+    starts = [inspect.Parameter(name, _KEYWORD, default=_default(write, name)) for name in controls]
+
+    def settings(**values: Any) -> None:
+        """Only there for ipywidgets to make its controls for."""
+
+    settings.__signature__ = inspect.Signature(starts)
+    panel = ipywidgets.interactive(settings, **controls)
+    ask = ipywidgets.Button(description="Go on", button_style="primary")
+    offers = ipywidgets.VBox()
+
+    def append(button: Any) -> None:
+        box.value += button.description
+        offers.children = ()
+
+    def offer(_: Any) -> None:
+        values = {
+            name: control.value
+            for name, control in zip(controls, panel.kwargs_widgets, strict=True)
+        }
+        try:
+            found = [
+                ipywidgets.Button(description=part, layout=wide)
+                for part in write(box.value, **values)
+            ]
+        except CourseError as error:
+            found = [ipywidgets.HTML(escape(str(error)))]
+        for button in found:
+            if isinstance(button, ipywidgets.Button):
+                button.on_click(append)
+        offers.children = found
+
+    ask.on_click(_busy(ask, offer))
+    display(ipywidgets.VBox([box, *panel.kwargs_widgets, ask, offers]))
+
+
+def chat(say: Callable[[str], Any], forget: Callable[[], None] | None = None) -> None:
+    """A conversation: a line to type in, and all that was said above it.
+
+    say: the answer to a message, shown as ``str``; a CourseError it raises is shown in its place.
+    forget: called when the button of that name empties the conversation.
+
+    Without ipywidgets it says so and does nothing else: call ``say`` yourself.
+    """
+    try:
+        import ipywidgets
+    except ImportError:
+        print("ipywidgets is not installed; call the chat's own function instead.")
+        return
+    from IPython.display import display
+
+    log = ipywidgets.HTML()
+    box = ipywidgets.Text(placeholder="your message", layout=ipywidgets.Layout(width="80%"))
+    send = ipywidgets.Button(description="Send", button_style="primary")
+    again = ipywidgets.Button(description="Forget all")
+
+    def show(who: str, what: Any) -> None:
+        log.value += f"<p><b>{who}:</b> {escape(str(what)).replace(chr(10), '<br>')}</p>"
+
+    def answer(_: Any) -> None:
+        message = box.value
+        try:
+            reply = say(message)
+        except CourseError as error:
+            show("Note", error)
+            return
+        box.value = ""
+        show("You", message)
+        show("Model", reply)
+
+    def start_over(_: Any) -> None:
+        log.value = ""
+        if forget is not None:
+            forget()
+
+    send.on_click(_busy(send, answer))
+    again.on_click(start_over)
+    display(ipywidgets.VBox([log, ipywidgets.HBox([box, send]), again]))
 
 
 def start_value(function: Callable[..., Any], name: str, control: Any) -> Any:
@@ -86,3 +192,16 @@ def _drawing(function: Callable[..., Any]) -> Callable[..., None]:
         draw(function, **values)
 
     return drawing
+
+
+def _busy(button: Any, action: Callable[[Any], None]) -> Callable[[Any], None]:
+    """``action`` for a click, with the button switched off while it runs."""
+
+    def run(clicked: Any) -> None:
+        button.disabled = True
+        try:
+            action(clicked)
+        finally:
+            button.disabled = False
+
+    return run

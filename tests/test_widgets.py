@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from helpers import plots, widgets
+from helpers.errors import InvalidValue
 
 
 @pytest.fixture
@@ -87,3 +88,74 @@ def test_arguments_without_a_control_keep_their_default(shown):
     *first, panel = shown
     assert [slider.description for slider in panel.kwargs_widgets] == ["height"]
     assert first[0].axes[0].patches[0].get_width() == 20
+
+
+def write(text, versions=2, top_p=0.9):
+    if not text:
+        raise InvalidValue("the text is empty")
+    return [f" <{top_p}> {number}" for number in range(versions)]
+
+
+def test_an_offer_is_appended_to_the_text(shown):
+    widgets.writing_assistant(write, "It was", versions=(1, 4), top_p=(0.1, 1.0))
+    (panel,) = shown
+    box, versions, top_p, ask, offers = panel.children
+    assert (box.value, versions.value, top_p.value) == ("It was", 2, 0.9)
+    assert offers.children == ()
+    versions.value = 3
+    ask.click()
+    assert [button.description for button in offers.children] == [
+        " <0.9> 0", " <0.9> 1", " <0.9> 2",
+    ]  # fmt: skip
+    offers.children[1].click()
+    assert box.value == "It was <0.9> 1" and offers.children == ()
+    assert ask.disabled is False
+
+
+def test_an_error_of_the_assistant_is_shown_in_place_of_offers(shown):
+    widgets.writing_assistant(write, "", versions=(1, 4))
+    box, _, ask, offers = shown[0].children
+    ask.click()
+    assert [line.value for line in offers.children] == ["the text is empty"]
+    box.value = "It"
+    ask.click()
+    assert len(offers.children) == 2 and ask.disabled is False
+
+
+def test_without_ipywidgets_offers_are_printed_once(shown, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    widgets.writing_assistant(write, "It was", versions=(1, 4))
+    first, *offers = capsys.readouterr().out.splitlines()
+    assert "ipywidgets is not installed" in first and "{'versions': 2}" in first
+    assert offers == ["1.  <0.9> 0", "2.  <0.9> 1"] and shown == []
+
+
+def test_a_chat_shows_all_that_was_said(shown):
+    said, forgotten = [], []
+
+    def say(message):
+        if not message:
+            raise InvalidValue("the message is empty")
+        said.append(message)
+        return f"{len(said)} <b>\nnext"
+
+    widgets.chat(say, lambda: forgotten.append(True))
+    log, (box, send), again = (
+        shown[0].children[0],
+        shown[0].children[1].children,
+        shown[0].children[2],
+    )
+    box.value = "Who & what?"
+    send.click()
+    assert said == ["Who & what?"] and box.value == "" and send.disabled is False
+    assert "Who &amp; what?" in log.value and "1 &lt;b&gt;<br>next" in log.value
+    send.click()
+    assert len(said) == 1 and "the message is empty" in log.value
+    again.click()
+    assert log.value == "" and forgotten == [True]
+
+
+def test_without_ipywidgets_a_chat_says_so(shown, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    widgets.chat(str.upper)
+    assert "ipywidgets is not installed" in capsys.readouterr().out and shown == []
