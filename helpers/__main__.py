@@ -5,13 +5,14 @@ wrong (an unknown name, a value out of range); 130 stopped from the keyboard.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import CourseError, InvalidValue
+from helpers.errors import CourseError, InvalidValue, unknown_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,64 +80,119 @@ def _bundle(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from helpers.tasks import classification
+    from helpers.tasks.running import RunOptions
 
-    classification.get_task(options.task)
-    metrics = classification.train_task(
-        options.task,
-        out=options.out or Path("runs") / options.task,
+    task, file = options.task, Path(options.task)
+    name = file.stem if file.suffix.lower() in (".csv", ".json") else task
+    out = options.out or Path("runs") / name
+    run = RunOptions(
+        out=out,
         model=options.model,
         examples=options.examples,
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
-        lora_rank=options.lora,
-        lora_alpha=options.lora_alpha,
         seed=options.seed,
         max_steps=options.max_steps,
         checkpoint_every=options.checkpoint_every,
         resume=options.resume,
         say=_say,
     )
+    metrics = _train_on(options, run)
     if metrics is not None:
         print(_table(metrics))
         processes = metrics["processes"]
         print(
             f"\n{metrics['train_seconds']:.0f} s of training, "
             f"{metrics['examples_per_second']:.1f} examples/s, {processes} "
-            f"process{'es' if processes > 1 else ''} took part. "
-            f"Saved in {options.out or Path('runs') / options.task}."
+            f"process{'es' if processes > 1 else ''} took part. Saved in {out}."
         )
     return 0
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from helpers.tasks import classification
+def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
+    """Train on a task by its name, or on a file of one's own by its ending."""
+    from helpers.tasks import classification, extraction
 
-    print(_table(classification.evaluate_saved(options.folder, options.task)))
+    task, file = options.task, Path(options.task)
+    ending = file.suffix.lower()
+    if ending in (".csv", ".json") and not file.is_file():
+        raise InvalidValue(f"there is no file {file}; check the path.")
+    if ending != ".csv" and (options.text_column or options.label_column):
+        raise InvalidValue("--text-column and --label-column are for a CSV file of your own.")
+    if task in classification.TASKS:
+        return classification.train_task(
+            task,
+            lora_rank=options.lora,
+            lora_alpha=options.lora_alpha,
+            **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
+        )
+    if options.lora is not None or options.lora_alpha is not None:
+        raise InvalidValue(f"--lora is for the tasks {', '.join(classification.TASKS)}.")
+    if ending == ".csv":
+        return classification.train_csv(
+            file,
+            run,
+            text_column=options.text_column or "text",
+            label_column=options.label_column or "label",
+        )
+    if ending == ".json":
+        return extraction.train_task("questions", run, file=file)
+    if task not in extraction.TASKS:
+        raise unknown_name("task", task, [*classification.TASKS, *extraction.TASKS])
+    return extraction.train_task(task, run)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from helpers.tasks import classification, extraction
+
+    if options.task in extraction.TASKS or options.task.lower().endswith(".json"):
+        file = Path(options.task) if options.task not in extraction.TASKS else None
+        name = options.task if file is None else "questions"
+        metrics = extraction.evaluate_saved(options.folder, name, file=file)
+    elif options.task.lower().endswith(".csv"):
+        metrics = classification.evaluate_csv(options.folder, Path(options.task))
+    else:
+        known = [*classification.TASKS, *extraction.TASKS]
+        if options.task not in known:
+            raise unknown_name("task", options.task, known)
+        metrics = classification.evaluate_saved(options.folder, options.task)
+    print(_table(metrics))
     return 0
+
+
+_BASELINES = {
+    "tfidf_logreg": "TF-IDF + logistic regression",
+    "majority": "majority class",
+    "gazetteer": "names seen in training",
+    "types": "commonest for the two types",
+    "sliding_window": "sliding window of words",
+}
 
 
 def _table(metrics: dict[str, Any]) -> str:
     """The test scores beside their baselines, with 95 % intervals, as text."""
-    rows = {"fine-tuned": metrics["test"]} | {
-        "TF-IDF + logistic regression": metrics["baseline"]["tfidf_logreg"],
-        "majority class": metrics["baseline"]["majority"],
+    test = metrics["test"]
+    rows = {"fine-tuned": test} | {
+        _BASELINES[name]: metrics["baseline"][name]
+        for name in _BASELINES
+        if name in metrics["baseline"]
     }
-    classes = list(metrics["test"]["per_class"])
-    shown = classes if len(classes) > 2 else classes[-1:]
-    header = ["test set", "accuracy", "macro F1", *(f"F1 {name}" for name in shown)]
+    measured = [name for name in test if f"{name}_interval" in test]
+    classes = list(test.get("per_class", test.get("per_label", {})))
+    shown = classes if len(classes) != 2 else classes[-1:]
+    titles = {"macro_f1": "macro F1", "f1": "F1", "exact_match": "exact match"}
+    header = ["test set", *(titles.get(name, name) for name in measured)]
+    header += [f"F1 {name}" for name in shown]
     lines = []
     for name, scores in rows.items():
-        cells = [
-            _with_interval(scores["accuracy"], scores["accuracy_interval"]),
-            _with_interval(scores["macro_f1"], scores["macro_f1_interval"]),
-        ]
+        cells = [_with_interval(scores[key], scores[f"{key}_interval"]) for key in measured]
+        each = scores.get("per_class", scores.get("per_label", {}))
         for label in shown:
-            values = scores["per_class"][label]
+            values = each.get(label, {"f1": 0.0})
             cells.append(
                 _with_interval(values["f1"], values["f1_interval"])
-                if len(shown) == 1
+                if len(shown) == 1 and "f1_interval" in values
                 else f"{values['f1']:.3f}"
             )
         lines.append([name, *cells])
@@ -145,9 +201,9 @@ def _table(metrics: dict[str, Any]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in [header, *lines]
     ]
-    counted = metrics["baseline"]["tfidf_logreg"]
-    if counted["macro_f1"] > metrics["test"]["macro_f1"]:
-        low, high = metrics["test"]["macro_f1_interval"]
+    counted = metrics["baseline"].get("tfidf_logreg")
+    if counted and counted["macro_f1"] > test["macro_f1"]:
+        low, high = test["macro_f1_interval"]
         clearly = "" if low <= counted["macro_f1"] <= high else " clearly"
         table += [
             "",
@@ -184,9 +240,16 @@ def _parser() -> argparse.ArgumentParser:
         help="fine-tune on a task and judge the result",
         epilog="Several processes: torchrun --nproc_per_node 2 -m helpers train news",
     )
-    train.add_argument("task", metavar="TASK", help="news, messages or reviews")
+    train.add_argument(
+        "task",
+        metavar="TASK",
+        help="news, messages, reviews, entities, relations or questions; or a file of your own: "
+        "a CSV of texts and labels, or a JSON file of questions in SQuAD form",
+    )
+    train.add_argument("--text-column", metavar="NAME", help="of a CSV file (default: text)")
+    train.add_argument("--label-column", metavar="NAME", help="of a CSV file (default: label)")
     train.add_argument("--model", metavar="NAME", help="catalogue name or folder")
-    train.add_argument("--examples", type=int, metavar="N", help="training texts to use")
+    train.add_argument("--examples", type=int, metavar="N", help="training examples to use")
     train.add_argument("--epochs", type=int, metavar="N")
     train.add_argument("--learning-rate", type=float, metavar="X")
     train.add_argument(
@@ -213,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="judge a saved model again")
     evaluate.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
-    evaluate.add_argument("task", metavar="TASK")
+    evaluate.add_argument("task", metavar="TASK", help="its name, or the file it was trained on")
     evaluate.set_defaults(run=_evaluate)
     return parser
 

@@ -241,4 +241,3 @@ def _opening(record: dict[str, Any], whole_text: str) -> Opening:
             for number, asked in enumerate(record.get("questions", []))
         ),
     )
-

@@ -18,13 +18,14 @@ import numpy as np
 
 from helpers import assets, corpus_files
 from helpers.corpus_files import Contents, Row
-from helpers.errors import InvalidValue, unknown_name
+from helpers.errors import CourseError, InvalidValue, unknown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 NEUTRAL = 0.5  # a review whose mean rating is no further from 0 than this is neither class
 SPLITS = ("train", "validation", "test")
+LEAST_OF_A_CLASS = 10  # different texts, in a file of one's own
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,48 @@ def load(name: str, *, seed: int = 42, examples: int | None = None) -> "DatasetD
     and test are the same for every ``examples``.
     Raises InvalidValue: unknown name, or ``examples`` outside 1 .. number of training rows.
     """
-    import datasets
-
     corpus = _corpus(name)
     rows, _ = _clean(name, assets.fetch(name))
+    return _split_and_pack(rows, corpus, name, seed, examples)
+
+
+def load_csv(
+    path: str | Path,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    seed: int = 42,
+    examples: int | None = None,
+) -> tuple["DatasetDict", list[str], dict[str, int]]:
+    """A CSV file of one's own, cleaned and split like the course's corpora: the data, the names
+    of the classes (sorted), and what cleaning did, in rows (see ``cleaning_report``; ``empty``:
+    rows without a text or a label).
+
+    A fifth of the texts is for testing and a tenth for validation, stratified.
+    Raises InvalidValue: a column that is not there, ``examples`` out of range; CourseError: no
+    CSV in UTF-8, fewer than two classes, or too few different texts of a class to split.
+    """
+    path = Path(path)
+    names, read, empty = corpus_files.read_table(path, text_column, label_column)
+    rows, report = _without_duplicates(read)
+    counts = Counter(row["label"] for row in rows)
+    scarce = [name for number, name in enumerate(names) if counts[number] < LEAST_OF_A_CLASS]
+    if scarce:
+        raise CourseError(
+            f"{path.name} has fewer than {LEAST_OF_A_CLASS} different texts of "
+            f"{', '.join(repr(name) for name in scarce[:5])}; a class needs as many to be split "
+            f"into training, validation and test. Collect more of them, or leave the class out."
+        )
+    corpus = _Corpus(names, lambda *_: (read, read, {}), len(rows) // 10, test=len(rows) // 5)
+    data = _split_and_pack(rows, corpus, path.name, seed, examples)
+    return data, list(names), {"empty": empty, **report}
+
+
+def _split_and_pack(
+    rows: Sequence[Row], corpus: "_Corpus", name: str, seed: int, examples: int | None
+) -> "DatasetDict":
+    import datasets
+
     chosen = _split(rows, corpus, seed)
     if examples is not None:
         chosen["train"] = _keep(rows, chosen["train"], examples, name)
@@ -121,21 +160,27 @@ def _clean(name: str, folder: Path) -> tuple[list[Row], dict[str, int]]:
     rated = [row for row in rows if abs(row.get("rating", np.inf)) > NEUTRAL]
     # Where the publisher split, the test rows come first: a copy in train is the one that goes.
     rated.sort(key=lambda row: row.get("split") != "test")
-    copies: dict[str, list[Row]] = {}
-    for row in rated:
-        copies.setdefault(fold(row["text"]), []).append(row)
-    kept = [row for folded, rows in copies.items() if folded and (row := _decide(rows))]
-    report = {
+    kept, report = _without_duplicates(rated)
+    before = {
         "rows_read": len(read),
         "not_utf8": 0,
         "malformed": 0,
         "repaired": len(rows) - len(read),
         "neutral_removed": len(rows) - len(rated),
-        "duplicates_removed": len(rated) - len(kept),
-        "label_conflicts": sum(len({r["label"] for r in rows}) > 1 for rows in copies.values()),
+    }
+    return kept, before | report | counts
+
+
+def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
+    copies: dict[str, list[Row]] = {}
+    for row in rows:
+        copies.setdefault(fold(row["text"]), []).append(row)
+    kept = [row for folded, same in copies.items() if folded and (row := _decide(same))]
+    return kept, {
+        "duplicates_removed": len(rows) - len(kept),
+        "label_conflicts": sum(len({r["label"] for r in same}) > 1 for same in copies.values()),
         "kept": len(kept),
     }
-    return kept, report | counts
 
 
 def _decide(copies: list[Row]) -> Row | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import AssetError
+from helpers.errors import AssetError, CourseError, InvalidValue
 
 Row = dict[str, Any]
 Contents = tuple[list[Row], list[Row], dict[str, int]]
@@ -58,6 +58,43 @@ def read_messages(folder: Path, names: Sequence[str]) -> Contents:
             whole.append({"text": text.strip(), "label": names.index(label)})
     malformed = sum("\n" in row["text"] for row in rows)
     return rows, whole, {"malformed": malformed}
+
+
+def read_table(
+    path: Path, text_column: str, label_column: str
+) -> tuple[tuple[str, ...], list[Row], int]:
+    """A CSV file with a header, UTF-8 with or without a byte order mark: the classes (the
+    distinct labels, sorted), the rows, and how many rows were left out for an empty text or
+    label. Raises CourseError: it cannot be read or has no such rows; InvalidValue: a column is
+    missing."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(
+            f"{path} cannot be read as UTF-8 text: {error}. Save it as CSV in UTF-8."
+        ) from error
+    table = csv.DictReader(io.StringIO(content, newline=""))
+    for column in (text_column, label_column):
+        if column not in (table.fieldnames or ()):
+            raise InvalidValue(
+                f"{path.name} has no column {column!r}. There are: "
+                f"{', '.join(table.fieldnames or ['none'])}. Name yours with --text-column and "
+                f"--label-column."
+            )
+    try:
+        lines = [((row[text_column] or "").strip(), (row[label_column] or "").strip())
+                 for row in table]  # fmt: skip
+    except csv.Error as error:
+        raise CourseError(f"{path.name}, line {table.line_num}: {error}.") from None
+    whole = [(text, label) for text, label in lines if text and label]
+    names = tuple(sorted({label for _, label in whole}))
+    if len(names) < 2:
+        raise CourseError(
+            f"{path.name} has {len(whole)} rows with a text and a label, of {len(names)} classes "
+            f"in column {label_column!r}; a classifier needs at least two classes."
+        )
+    rows = [{"text": text, "label": names.index(label)} for text, label in whole]
+    return names, rows, len(lines) - len(whole)
 
 
 def read_reviews(folder: Path, names: Sequence[str]) -> Contents:

@@ -18,7 +18,9 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
@@ -80,26 +82,71 @@ def load_classifier(
     dropout: sets all dropout probabilities, 0 <= dropout < 1; None keeps the model's own.
     attention_dropout: sets those of attention weights apart; None: like ``dropout``.
     """
+    labels = _different(labels)
+    return _with_head(
+        AutoModelForSequenceClassification,
+        name,
+        labels=labels,
+        seed=seed,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    )
+
+
+def load_token_classifier(
+    name: str = "encoder", *, labels: Sequence[str], seed: int = 42, dropout: float | None = None
+) -> PreTrainedModel:
+    """A classifier of every token in eval mode: logits (B, T, C) from a fresh head.
+
+    labels: the tags' names in the order of their numbers. seed, dropout: as ``load_classifier``.
+    """
+    labels = _different(labels)
+    return _with_head(
+        AutoModelForTokenClassification, name, labels=labels, seed=seed, dropout=dropout
+    )
+
+
+def load_question_answerer(
+    name: str = "encoder", *, seed: int = 42, dropout: float | None = None
+) -> PreTrainedModel:
+    """A model of answer spans in eval mode: start and end logits (B, T) from a fresh head.
+    seed, dropout: as in ``load_classifier``."""
+    return _with_head(AutoModelForQuestionAnswering, name, seed=seed, dropout=dropout)
+
+
+def _different(labels: Sequence[str]) -> list[str]:
     labels = list(labels)
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InvalidValue(f"labels are {labels}; give at least two different names of classes.")
+    return labels
+
+
+def _with_head(
+    kind: type,
+    name: str,
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int,
+    dropout: float | None,
+    attention_dropout: float | None = None,
+) -> PreTrainedModel:
+    """The pretrained body under a head of ``kind``, fresh unless one of that size was saved."""
     for key, value in (("dropout", dropout), ("attention_dropout", attention_dropout)):
         if value is not None and not 0 <= value < 1:
             raise InvalidValue(f"{key} is {value}; it must be at least 0 and below 1.")
-    source = _source(name)
+    source, names = _source(name), {}
+    if labels is not None:
+        names = {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: number for number, label in enumerate(labels)},
+        }
     with _quiet(), _seeded(seed):
-        config = AutoConfig.from_pretrained(
-            source,
-            id2label=dict(enumerate(labels)),
-            label2id={label: number for number, label in enumerate(labels)},
-        )
+        config = AutoConfig.from_pretrained(source, **names)
         for key in filter(partial(hasattr, config), _DROPOUTS):
             of_attention = "attention" in key and attention_dropout is not None
             if (value := attention_dropout if of_attention else dropout) is not None:
                 setattr(config, key, value)
-        return AutoModelForSequenceClassification.from_pretrained(
-            source, config=config, ignore_mismatched_sizes=True, **_SAFE
-        )
+        return kind.from_pretrained(source, config=config, ignore_mismatched_sizes=True, **_SAFE)
 
 
 def load_masked_lm(name: str = "encoder", *, seed: int = 42) -> PreTrainedModel:
@@ -170,7 +217,8 @@ def tiny_gpt(
 
 
 def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The classifier (eval mode) and tokenizer that ``train`` or ``save_pretrained`` wrote.
+    """The model (eval mode) and tokenizer that ``train`` or ``save_pretrained`` wrote: a
+    classifier of texts or of tokens, or a model of answer spans, as its config.json says.
 
     Raises CourseError when ``folder`` does not hold them, or holds a damaged one.
     """
@@ -188,7 +236,11 @@ def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
         raise CourseError(f"{folder} holds no trained model: no {', '.join(missing)}. {step}")
     try:
         with _quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(folder, **_SAFE)
+            (architecture,) = AutoConfig.from_pretrained(folder).architectures
+            kinds = [kind for ending, kind in _HEADS.items() if architecture.endswith(ending)]
+            if not kinds:
+                raise ValueError(f"{architecture} has none of the heads {', '.join(_HEADS)}")
+            model = kinds[0].from_pretrained(folder, **_SAFE)
             return model.eval(), AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # safetensors, json and transformers each raise their own kinds
         raise CourseError(
@@ -220,6 +272,11 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
+_HEADS = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+}
 _SAFE = {"dtype": torch.float32, "use_safetensors": True}
 
 

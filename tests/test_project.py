@@ -25,7 +25,7 @@ LAYERS = (
     {"archives", "downloads"},
     {"assets"},
     {"corpus_files", "doctor"},
-    {"corpora", "models"},
+    {"corpora", "models", "annotations", "squad"},
     {"batching", "losses", "config", "dropout", "lora"},
     {"pretraining", "acceleration", "optimization", "checkpoints", "metrics"},
     {"calibration", "resuming", "validation"},

@@ -5,8 +5,6 @@ The pieces are those of the lessons (``corpora``, ``models``, ``batching``, ``tr
 ``out/model`` (loads with ``from_pretrained`` and ``pipeline``) and ``out/metrics.json``.
 """
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
-from helpers import batching, corpora, evaluation, lora, models, runtime, training
-from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers import batching, corpora, evaluation, lora, models, runtime
+from helpers.errors import InvalidValue, unknown_name
+from helpers.tasks.running import RunOptions, finished_run, load_run, recorded, run, say_nothing
 
 SPLIT_SEED = 42  # the split never depends on a run's seed: every run is judged on the same rows
 
@@ -63,6 +61,9 @@ TASKS: dict[str, ClassificationTask] = {
         "reviews", 2000, 4, 1e-4, 96, batch_size=16, dropout=0.1, consistency=4.0, metric="accuracy"
     ),
 }
+
+# For a file of one's own, whatever it holds.
+OWN = ClassificationTask("own", None, 3, 1e-4, 128, batch_size=16, metric="accuracy")
 
 
 def get_task(name: str) -> ClassificationTask:
@@ -129,7 +130,7 @@ def train_task(
     checkpoint_every: int | None = None,
     resume: bool = False,
     progress: bool = True,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = say_nothing,
 ) -> dict[str, Any] | None:
     """Fine-tune a pretrained encoder on task ``name``, judge it on the test rows, save both.
 
@@ -146,86 +147,122 @@ def train_task(
     holds a run; training failed). Nothing in ``out`` from an earlier run is touched on failure.
     """
     task = get_task(name)
-    detected = runtime.detect(seed=seed)
-    out = Path(out)
-    finished = out / "metrics.json"
     if lora_rank is None and lora_alpha is not None:
         raise InvalidValue(
             f"lora_alpha is {lora_alpha:g}, but no adapter is asked for: give its rank."
         )
-    rate = task.learning_rate if lora_rank is None else task.lora_learning_rate
-    config = training.TrainingConfig(
-        epochs=task.epochs if epochs is None else epochs,
-        batch_size=task.batch_size if batch_size is None else batch_size,
-        consistency=task.consistency,
-        metric=task.metric,
-        learning_rate=rate if learning_rate is None else learning_rate,
+    options = RunOptions(
+        out=Path(out),
+        model=model,
+        examples=examples,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
         seed=seed,
         max_steps=max_steps,
         checkpoint_every=checkpoint_every,
-        checkpoint_folder=out / "checkpoints" if checkpoint_every or resume else None,
         resume=resume,
         progress=progress,
+        say=say,
     )
-    _refuse_to_overwrite(out, resume=resume)
-    if resume and finished.exists():
-        say(f"{out} holds a finished run; nothing is left to resume.")
-        return json.loads(finished.read_text(encoding="utf-8"))
-
-    model_name = model or models.default_model(detected.profile)
+    runtime.check_seed(seed)
+    load = partial(
+        corpora.load,
+        task.corpus,
+        seed=SPLIT_SEED,
+        examples=task.examples if examples is None else examples,
+    )
     names = corpora.label_names(task.corpus)
-    data = corpora.load(
-        task.corpus, seed=SPLIT_SEED, examples=task.examples if examples is None else examples
+    return _train(options, name, task, names, load, lora_rank, lora_alpha)
+
+
+def train_csv(
+    path: Path, options: RunOptions, *, text_column: str = "text", label_column: str = "label"
+) -> dict[str, Any] | None:
+    """Fine-tune on a CSV file of one's own (``corpora.load_csv``), with the settings of OWN and
+    all else as in ``train_task``. metrics.json remembers the columns."""
+    path = Path(path)
+    if (done := finished_run(options)) is not None:
+        return done
+    data, names, report = corpora.load_csv(
+        path,
+        text_column=text_column,
+        label_column=label_column,
+        seed=SPLIT_SEED,
+        examples=options.examples,
     )
+    options.say(
+        f"{path.name}: {report['kept']:,} different texts of {len(names)} classes; left out: "
+        f"{report['empty']:,} rows without a text or label, {report['duplicates_removed']:,} copies"
+    )
+    extra = {"text_column": text_column, "label_column": label_column}
+    return _train(options, path.name, OWN, names, lambda: data, None, None, extra)
+
+
+def _train(
+    options: RunOptions,
+    name: str,
+    task: ClassificationTask,
+    names: Sequence[str],
+    load: Callable[[], Any],
+    lora_rank: int | None,
+    lora_alpha: float | None,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    config = options.training_config(
+        epochs=task.epochs,
+        learning_rate=task.learning_rate if lora_rank is None else task.lora_learning_rate,
+        batch_size=task.batch_size,
+        consistency=task.consistency,
+        metric=task.metric,
+    )
+    if (done := finished_run(options)) is not None:
+        return done
+    model_name = options.model_name()
+    data = load()
     tokenizer = models.load_tokenizer(model_name)
     tokenizer.model_max_length = min(task.max_length, tokenizer.model_max_length)
     encoded = {split: _encode(tokenizer, data[split], len(names)) for split in data}
     classifier = models.load_classifier(
-        model_name, labels=names, seed=seed, dropout=task.dropout, attention_dropout=0.0
+        model_name,
+        labels=names,
+        seed=options.seed,
+        dropout=task.dropout,
+        attention_dropout=0.0,
     )
-    total = models.count_parameters(classifier)
     adapter, trained = None, ""
     if lora_rank is not None:
-        classifier = lora.add_lora(classifier, rank=lora_rank, alpha=lora_alpha, seed=seed)
+        classifier = lora.add_lora(classifier, rank=lora_rank, alpha=lora_alpha, seed=options.seed)
         count = models.count_parameters(classifier, trainable_only=True)
         adapter = {**lora.settings(classifier), "trainable_parameters": count}
         trained = f", {count:,} of them trained"
-    say(
-        f"{name}: {len(data['train']):,} training, {len(data['validation']):,} validation, "
-        f"{len(data['test']):,} test texts; {model_name}, "
-        f"{total / 1e6:.1f} M parameters{trained}; "
-        f"{detected.device}, {detected.precision} ({detected.precision_reason})"
-    )
-    history = training.fit(classifier, encoded["train"], encoded["validation"], config)
-    for event in history.events:
-        say(event)
-    if not PartialState().is_main_process:
-        return None
-    if adapter:
-        classifier = lora.merge(classifier)
 
-    say("judging on the test texts, and fitting the baselines on the same training texts")
-    predictions = evaluation.predict(classifier, encoded["test"])
-    metrics = {
-        "task": name,
-        "model": model_name,
-        "seed": seed,
-        "device": detected.device,
-        "precision": detected.precision,
-        "processes": history.processes,
-        "lora": adapter,
-        "examples": len(data["train"]),
-        "max_length": tokenizer.model_max_length,
-        "truncated": {split: encoded[split].truncated for split in encoded},
-        "test": score(predictions.labels, predictions.classes, names),
-        "baseline": score_baselines(data, names),
-        "train_seconds": history.seconds,
-        "examples_per_second": history.examples_per_second,
-        "losses": history.losses,
-        "evaluations": history.evaluations,
-    }
-    _save(classifier, tokenizer, metrics, out)
-    return metrics
+    def judge(model: Any) -> dict[str, Any]:
+        predictions = evaluation.predict(model, encoded["test"])
+        return {
+            "lora": adapter,
+            "examples": len(data["train"]),
+            "max_length": tokenizer.model_max_length,
+            "truncated": {split: encoded[split].truncated for split in encoded},
+            **(extra or {}),
+            "test": score(predictions.labels, predictions.classes, names),
+            "baseline": score_baselines(data, names),
+        }
+
+    return run(
+        options,
+        config,
+        task=name,
+        what=f"{len(data['train']):,} training, {len(data['validation']):,} validation, "
+        f"{len(data['test']):,} test texts",
+        model=classifier,
+        tokenizer=tokenizer,
+        train=encoded["train"],
+        validation=encoded["validation"],
+        judge=judge,
+        finish=lora.merge if adapter else lambda model: model,
+        note=trained,
+    )
 
 
 def evaluate_saved(folder: Path, name: str) -> dict[str, Any]:
@@ -235,21 +272,41 @@ def evaluate_saved(folder: Path, name: str) -> dict[str, Any]:
     Raises CourseError if the folder holds no model, InvalidValue if its labels are others.
     """
     task = get_task(name)
-    folder = Path(folder)
-    model_folder = folder / "model" if (folder / "model").is_dir() else folder
-    classifier, tokenizer = models.load_trained(model_folder)
     names = corpora.label_names(task.corpus)
+    load = partial(corpora.load, task.corpus, seed=SPLIT_SEED)
+    return _evaluate(folder, name, task, names, load)
+
+
+def evaluate_csv(folder: Path, path: Path) -> dict[str, Any]:
+    """As ``evaluate_saved``, of a model that ``train_csv`` trained on the file ``path``."""
+    load = partial(
+        corpora.load_csv,
+        path,
+        text_column=recorded(folder, "text_column", "text"),
+        label_column=recorded(folder, "label_column", "label"),
+        seed=SPLIT_SEED,
+    )
+    _, names, _ = load()
+    return _evaluate(
+        folder, Path(path).name, OWN, names, lambda examples: load(examples=examples)[0]
+    )
+
+
+def _evaluate(
+    folder: Path,
+    name: str,
+    task: ClassificationTask,
+    names: Sequence[str],
+    load: Callable[..., Any],
+) -> dict[str, Any]:
+    classifier, tokenizer = load_run(folder)
     found = [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
-    if found != names:
+    if found != list(names) or not type(classifier).__name__.endswith("SequenceClassification"):
         raise InvalidValue(
             f"the model in {folder} tells apart {', '.join(found)}, but task {name!r} needs "
             f"{', '.join(names)}. Name the task that the model was trained for."
         )
-    recorded = folder / "metrics.json"
-    examples = task.examples
-    if recorded.exists():
-        examples = json.loads(recorded.read_text(encoding="utf-8"))["examples"]
-    data = corpora.load(task.corpus, seed=SPLIT_SEED, examples=examples)
+    data = load(examples=recorded(folder, "examples", task.examples))
     tokenizer.model_max_length = min(task.max_length, tokenizer.model_max_length)
     predictions = evaluation.predict(classifier, _encode(tokenizer, data["test"], len(names)))
     return {
@@ -269,21 +326,3 @@ def _encode(tokenizer: Any, rows: Any, label_count: int) -> batching.EncodedText
         max_length=tokenizer.model_max_length,
         label_count=label_count,
     )
-
-
-def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InvalidValue(f"--out {out} is a file; name a folder that is new or empty.")
-    if not resume and any((out / part).exists() for part in ("metrics.json", "checkpoints")):
-        raise CourseError(
-            f"{out} already holds a run, and nothing of it is overwritten. Continue it with "
-            f"--resume, name another folder with --out, or remove this one first."
-        )
-
-
-def _save(classifier: Any, tokenizer: Any, metrics: dict[str, Any], out: Path) -> None:
-    """Write the model, then metrics.json; each appears whole or not at all."""
-    models.save_trained(classifier, tokenizer, out / "model")
-    partial_metrics = out / f".metrics-{os.getpid()}.json"
-    partial_metrics.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    partial_metrics.replace(out / "metrics.json")
