@@ -335,6 +335,7 @@ def test_a_chat_sends_all_that_was_said_in_the_model_s_own_form(wordy, tokenizer
     ]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     assert second.prompt_tokens == len(ids["input_ids"])
+    assert second.prompt == tokenizer.decode(ids["input_ids"])
     chat.reset()
     assert chat.say("My name is Ada.") == first
 

@@ -37,10 +37,12 @@ def continue_text(
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. prompt_tokens: what the model read for it. forgotten: how many turns (a question
-    and its answer each), the oldest first, did not fit and were left out."""
+    """An answer. prompt: all that the model read for it, as text, and prompt_tokens its length.
+    forgotten: how many turns (a question and its answer each), the oldest first, did not fit and
+    were left out."""
 
     text: str
+    prompt: str
     prompt_tokens: int
     forgotten: int
 
@@ -111,7 +113,7 @@ class Chat:
         text = self.tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True).strip()
         self.turns = [*self.turns[kept:], (message, text)]
         self.forgotten += kept
-        return Reply(text, prompt_tokens=len(ids), forgotten=kept)
+        return Reply(text, self.tokenizer.decode(ids), len(ids), forgotten=kept)
 
     def reset(self) -> None:
         """Forget everything that was said."""
