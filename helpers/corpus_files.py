@@ -115,21 +115,37 @@ def read_hub(text_column: str, splits: dict[str, str]) -> Callable[[Path, Sequen
     the publisher's splits serves as which of ours."""
 
     def read(folder: Path, names: Sequence[str]) -> Contents:
-        import pyarrow.parquet
-
         rows: list[Row] = []
         for theirs, ours in splits.items():
-            paths = sorted(folder.rglob(f"{theirs}*.parquet"), key=lambda path: path.as_posix())
-            if not paths:
-                raise _missing(folder, f"{theirs}*.parquet")
-            for path in paths:
-                table = pyarrow.parquet.read_table(path, columns=[text_column, "label"])
-                columns = (table.column(i).to_pylist() for i in range(2))
-                for text, label in zip(*columns, strict=True):
-                    rows.append({"text": text.strip(), "label": label, "split": ours})
+            for row in read_parquet(folder, theirs, [text_column, "label"]):
+                rows.append(
+                    {"text": row[text_column].strip(), "label": row["label"], "split": ours}
+                )
         return rows, rows, {}
 
     return read
+
+
+def read_parquet(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:
+    """The rows of a split's parquet files, of which either the name or the folder begins with the
+    split's name, as dictionaries of ``columns``."""
+    import pyarrow.parquet
+
+    paths = sorted(
+        (
+            path
+            for path in folder.rglob("*.parquet")
+            if path.name.startswith(split) or path.parent.name == split
+        ),
+        key=lambda path: path.as_posix(),
+    )
+    if not paths:
+        raise _missing(folder, f"{split}*.parquet")
+    return [
+        row
+        for path in paths
+        for row in pyarrow.parquet.read_table(path, columns=list(columns)).to_pylist()
+    ]
 
 
 def _text(folder: Path, file_name: str) -> str:

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import evaluation
+from helpers import annotations, assets, evaluation
 from helpers.annotations import Opening
 from helpers.batching import EncodedTexts, row_numbers
-from helpers.errors import CourseError, InvalidValue
+from helpers.corpus_files import read_parquet
+from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.squad import best_score, exact_match, f1_score
 
 LONGEST_ANSWER = 16  # word pieces
@@ -40,6 +41,50 @@ class Example:
     def texts(self) -> list[str]:
         """The gold answers' texts; [""] where there is none, as the official script has it."""
         return [answer["text"] for answer in self.answers] or [""]
+
+
+SETS = ("openings", "squad")
+
+
+def load(name: str = "openings") -> dict[str, list[Example]]:
+    """The questions of a set in the splits train, validation and test, split by document.
+
+    name: "openings" (the course's own) or "squad" (SQuAD 1.1, full profile; its published
+    validation questions serve as our test, a tenth of its training articles as our validation).
+    """
+    if name not in SETS:
+        raise unknown_name("set of questions", name, SETS)
+    if name == "openings":
+        return {split: from_openings(annotations.load(split)) for split in annotations.SPLITS}
+    folder = assets.fetch("squad")
+    rows = {split: _squad_rows(folder, split) for split in ("train", "validation")}
+    titles = sorted({example.document for example in rows["train"]})
+    random = np.random.default_rng(42)
+    held = set(random.permutation(titles)[: max(1, len(titles) // 10)].tolist())
+    return {
+        "train": [example for example in rows["train"] if example.document not in held],
+        "validation": [example for example in rows["train"] if example.document in held],
+        "test": rows["validation"],
+    }
+
+
+def _squad_rows(folder: Path, split: str) -> list[Example]:
+    columns = ["id", "title", "context", "question", "answers"]
+    return [
+        Example(
+            row["id"],
+            row["question"],
+            row["context"],
+            tuple(
+                {"text": text, "start": start}
+                for text, start in zip(
+                    row["answers"]["text"], row["answers"]["answer_start"], strict=True
+                )
+            ),
+            row["title"],
+        )
+        for row in read_parquet(folder, split, columns)
+    ]
 
 
 def from_openings(openings: Sequence[Opening]) -> list[Example]:

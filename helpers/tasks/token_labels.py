@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from seqeval.metrics import f1_score, precision_recall_fscore_support
+from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 from torch import Tensor, nn
 
-from helpers import evaluation
-from helpers.annotations import Opening
+from helpers import annotations, assets, evaluation
+from helpers.annotations import ENTITY_LABELS, Opening
 from helpers.batching import IGNORED, EncodedTexts
-from helpers.errors import InvalidValue
+from helpers.corpus_files import read_parquet
+from helpers.errors import InvalidValue, unknown_name
 
 OUTSIDE = "O"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -85,6 +86,39 @@ def tag_text(
         tags[first:last] = [f"B-{label}", *[f"I-{label}"] * (last - first - 1)]
     words = tuple(text[start:end] for start, end in places)
     return Sentence(words, tuple(tags), text, tuple(start for start, _ in places))
+
+
+SETS = {"openings": ENTITY_LABELS, "conll": ("PER", "ORG", "LOC", "MISC")}
+
+
+def load(name: str = "openings") -> tuple[dict[str, list[Sentence]], tuple[str, ...]]:
+    """The sentences of a set in the splits train, validation and test, and its entity labels.
+
+    name: "openings" (the course's own annotations, each opening one long sentence) or "conll"
+    (CoNLL-2003, Tjong Kim Sang & De Meulder 2003; full profile).
+    """
+    if name not in SETS:
+        raise unknown_name("set of entities", name, SETS)
+    labels, splits = SETS[name], annotations.SPLITS
+    if name == "openings":
+        parts = {split: from_openings(annotations.load(split), labels) for split in splits}
+    else:
+        folder = assets.fetch("conll")
+        parts = {
+            split: [
+                from_tagged_words(row["tokens"], [tag_names(labels)[n] for n in row["ner_tags"]])
+                for row in read_parquet(folder, split, ["tokens", "ner_tags"])
+            ]
+            for split in splits
+        }
+    return parts, labels
+
+
+def from_tagged_words(words: Sequence[str], tags: Sequence[str]) -> Sentence:
+    """A sentence of words and tags as published sets have them, joined with spaces."""
+    lengths = [len(word) + 1 for word in words]
+    starts = tuple(int(n) for n in np.cumsum([0, *lengths[:-1]]))
+    return Sentence(tuple(words), tuple(tags), " ".join(words), starts)
 
 
 def from_openings(openings: Sequence[Opening], labels: Sequence[str]) -> list[Sentence]:
@@ -226,22 +260,23 @@ def strict_scores(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]])
     gold, found = [list(tags) for tags in gold], [list(tags) for tags in found]
     both = list(zip(np.concatenate(gold), np.concatenate(found), strict=True))
     scores: dict[str, Any] = {"token_accuracy": sum(a == b for a, b in both) / len(both)}
-    options = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
     if not any(tag != OUTSIDE for tag, _ in both):
         raise InvalidValue("the gold tags hold no entity; there is nothing to score.")
-    overall = precision_recall_fscore_support(gold, found, average="micro", **options)
-    scores |= dict(zip(("precision", "recall", "f1"), map(float, overall[:3]), strict=True))
-    labels = sorted({tag[2:] for pair in both for tag in pair if tag != OUTSIDE})
-    columns = precision_recall_fscore_support(gold, found, average=None, **options)
-    scores["per_label"] = {
+    report = classification_report(
+        gold, found, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
+    )
+    rows = {
         label: {
-            "precision": float(columns[0][row]),
-            "recall": float(columns[1][row]),
-            "f1": float(columns[2][row]),
-            "support": int(columns[3][row]),
+            "precision": float(row["precision"]),
+            "recall": float(row["recall"]),
+            "f1": float(row["f1-score"]),
+            "support": int(row["support"]),
         }
-        for row, label in enumerate(labels)
+        for label, row in report.items()
     }
+    overall = rows["micro avg"]
+    scores |= {name: overall[name] for name in ("precision", "recall", "f1")}
+    scores["per_label"] = {k: row for k, row in rows.items() if not k.endswith(" avg")}
     return scores
 
 

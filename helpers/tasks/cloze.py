@@ -1,0 +1,137 @@
+"""Questions without an annotator: cloze sentences made from plain articles (Lewis et al. 2019,
+"Unsupervised question answering by cloze translation").
+
+A name, number or date is taken out of a sentence; what stood around it, with some words lost and
+at times the two halves swapped, becomes the question behind a question word; the sentence and its
+neighbours are the text to search.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from helpers import assets, corpora
+from helpers.annotations import Opening
+from helpers.corpus_files import read_text
+from helpers.errors import InvalidValue
+from helpers.tasks.question_answering import Example
+from helpers.tasks.relations import sentences
+
+WORDS_EACH_SIDE = 10
+_MONTHS = "January|February|March|April|June|July|August|September|October|November|December"
+_DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
+_DATE = rf"(?:{_DAYS}|{_MONTHS}|(?:19|20)\d\d)"
+_NUMBER = r"(?:[£$€]\s?\d[\d.,]*\w*(?:\s(?:million|billion))?|\d[\d.,]*\d%?|\d%?)"
+_NAME = r"(?:[A-Z][\w-]*\w(?:\s(?:of\s|and\s)?[A-Z][\w-]+)*)"
+_ANSWER = re.compile(rf"\b{_DATE}\b|{_NUMBER}(?!\w)|\b{_NAME}")
+_TITLE = re.compile(r"(?:Mr|Mrs|Ms|Sir|Dr|Lord|Dame)\.?\s$")
+_IN = re.compile(r"\b(?:in|at|from|to)\s(?:the\s)?$")
+
+
+def article_texts(without: list[Opening]) -> dict[str, str]:
+    """Every different news article by its document name, but for those in ``without``: the
+    validation and test openings must not be learnt from."""
+    folder, hidden = assets.fetch("news"), {opening.document for opening in without}
+    hidden_texts = {corpora.fold(opening.text) for opening in without}
+    texts, seen = {}, set()
+    for path in sorted(folder.glob("*/*.txt"), key=lambda path: path.as_posix()):
+        document = f"{path.parent.name}/{path.name}"
+        text = read_text(path)[0]
+        folded = corpora.fold(text)
+        copy = folded in seen or any(folded.startswith(opening) for opening in hidden_texts)
+        if document not in hidden and not copy:
+            seen.add(folded)
+            texts[document] = text
+    return texts
+
+
+def question_word(answer: str, before: str) -> str:
+    """The word to ask for ``answer`` with, judged by its form and by what stands before it."""
+    if answer[0] in "£$€":
+        return "How much"
+    if re.fullmatch(_DATE, answer):
+        return "When"
+    if answer[0].isdigit():
+        return "How many"
+    if _TITLE.search(before):
+        return "Who"
+    if _IN.search(before):
+        return "Where"
+    two_names = re.fullmatch(r"\S+ \S+", answer) and len(answer) < 22
+    return "Who" if two_names else "What"
+
+
+def cloze_questions(
+    texts: Mapping[str, str],
+    count: int,
+    *,
+    dropped: float = 0.15,
+    unanswerable: float = 0.1,
+    seed: int = 42,
+) -> list[Example]:
+    """``count`` questions drawn from ``texts`` (name -> article).
+
+    dropped: the share of the question's words that are lost. unanswerable: the share of
+    questions that get another part of their article, which does not hold the answer.
+    Raises InvalidValue: no texts, ``count`` below 1, a share outside 0 to 1, or articles with
+    too few sentences that hold a name or a number.
+    """
+    if not texts or count < 1:
+        raise InvalidValue(f"{count} questions from {len(texts)} texts; give at least 1 of each.")
+    for name, share in (("dropped", dropped), ("unanswerable", unanswerable)):
+        if not 0 <= share <= 1:
+            raise InvalidValue(f"{name} is {share}; it must be from 0 to 1.")
+    random, names = np.random.default_rng(seed), sorted(texts)
+    made: list[Example] = []
+    for _ in range(100 * count):
+        name = names[random.integers(len(names))]
+        hidden = random.random() < unanswerable
+        example = _one(name, texts[name], dropped, hidden, random, len(made))
+        if example:
+            made.append(example)
+        if len(made) == count:
+            return made
+    raise InvalidValue(
+        f"only {len(made)} of {count} questions could be made; give longer texts, with names and "
+        f"numbers in them."
+    )
+
+
+def _one(
+    name: str, text: str, dropped: float, hidden: bool, random: np.random.Generator, number: int
+) -> Example | None:
+    bounds = sentences(text)
+    chosen = int(random.integers(len(bounds)))
+    begin, end = bounds[chosen]
+    sentence = text[begin:end]
+    if not 8 <= len(sentence.split()) <= 45:
+        return None
+    found = [m for m in _ANSWER.finditer(sentence) if m.start() or " " in m[0]]
+    if not found:
+        return None
+    answer = found[random.integers(len(found))]
+    first = max(0, chosen - int(random.integers(2)))
+    last = min(len(bounds) - 1, chosen + int(random.integers(2)))
+    answers: tuple = ()
+    if hidden:
+        far = [place for place in range(len(bounds) - 1) if abs(place - chosen) > 3]
+        if not far:
+            return None
+        first = far[random.integers(len(far))]
+        last = first + 1
+    context = text[bounds[first][0] : bounds[last][1]]
+    if hidden and answer[0] in context:
+        return None
+    if not hidden:
+        answers = ({"text": answer[0], "start": begin + answer.start() - bounds[first][0]},)
+    halves = [
+        sentence[: answer.start()].split()[-WORDS_EACH_SIDE:],
+        sentence[answer.end() :].split()[:WORDS_EACH_SIDE],
+    ]
+    kept = [[word for word in half if random.random() >= dropped] for half in halves]
+    if random.random() < 0.5:
+        kept.reverse()
+    words = " ".join(kept[0] + kept[1]).strip(" .,;:\"'")
+    question = f"{question_word(answer[0], sentence[: answer.start()])} {words}?"
+    return Example(f"cloze {number}", question, context, answers, name)
