@@ -24,7 +24,7 @@ ENTITY_LABELS = ("PERSON", "ORGANISATION", "PLACE", "DATE", "MONEY")
 _NAMED = ("PERSON", "ORGANISATION", "PLACE")
 # Each relation with the entity labels that its head and its tail may have.
 RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "works_for": (("PERSON",), ("ORGANISATION",)),
+    "works_for": (("PERSON",), ("ORGANISATION", "PLACE")),
     "plays_for": (("PERSON",), ("ORGANISATION", "PLACE")),
     "located_in": (("ORGANISATION", "PLACE"), ("PLACE",)),
     "acquired": (("ORGANISATION", "PERSON"), ("ORGANISATION",)),
