@@ -46,7 +46,37 @@ def hub(tmp_path_factory):
     for split in ("train", "test"):
         rows = {"text": [f"{split} story {i}" for i in range(80)], "label": [0, 1, 2, 3] * 20}
         parquet.write_table(pa.table(rows), ag_news / f"{split}-00000-of-00001.parquet")
+    squad = top / "squad" / "plain_text"
+    squad.mkdir(parents=True)
+    for split, articles in (("train", 20), ("validation", 4)):
+        rows = [
+            {
+                "id": f"{split}{i}", "title": f"Title_{split}_{i}", "context": "Bees make honey.",
+                "question": "What do bees make?",
+                "answers": {"text": ["honey"], "answer_start": [10]},
+            }
+            for i in range(articles)
+        ]  # fmt: skip
+        answers = pa.struct(
+            [("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))]
+        )
+        names = ("id", "title", "context", "question")
+        schema = pa.schema([*((name, pa.string()) for name in names), ("answers", answers)])
+        table = pa.Table.from_pylist(rows, schema=schema)
+        parquet.write_table(table, squad / f"{split}-00000-of-00001.parquet")
+
+    conll = top / "conll" / "data"
+    conll.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        rows = {
+            "id": ["0", "1"], "tokens": [["Ann", "Lee", "left", "Rome"], ["EU", "rejects"]],
+            "pos_tags": [[22] * 4, [22] * 2], "chunk_tags": [[11] * 4, [11] * 2],
+            "ner_tags": [[1, 2, 0, 5], [3, 0]],
+        }  # fmt: skip
+        parquet.write_table(pa.table(rows), conll / f"{split}-00000-of-00001-abc.parquet")
     repositories = {
+        "datasets/rajpurkar/squad": squad.parent,
+        "datasets/tomaarsen/conll2003": conll.parent,
         "models/google-bert/bert-base-uncased": bert,
         "datasets/stanfordnlp/sst2": sst2.parent,
         "datasets/fancyzhx/ag_news": ag_news.parent,
@@ -98,6 +128,43 @@ assert min(min(part["label"]) for part in data.values()) == 0
     assert "['test', 'train', 'validation']" in done.stdout
     assert "'text', 'label'" in done.stdout
     assert classes is None or str(classes) in done.stdout
+
+
+def test_squad_loads_as_the_courses_own_questions_do(hub, tmp_path):
+    code = """
+from helpers import models
+from helpers.tasks import question_answering as qa
+data = qa.load("squad")
+print([len(data[split]) for split in ("train", "validation", "test")])
+documents = [{example.document for example in part} for part in data.values()]
+assert not documents[0] & documents[1]
+tokenizer = models.load_tokenizer("bert-base")
+model = models.load_question_answerer("bert-base")
+windows = qa.encode(tokenizer, data["test"])
+assert windows.has_answer.all()
+print(qa.predict(model, windows, data["test"])[0].text in "Bees make honey.", data["test"][0].texts)
+"""
+    done = python(code, hub.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["[18, 2, 4]", "True ['honey']"]
+
+
+def test_conll_loads_as_the_courses_own_entities_do(hub, tmp_path):
+    code = """
+from helpers import models
+from helpers.tasks import token_labels as tok
+data, labels = tok.load("conll")
+print(sorted(data), labels, data["test"][0].tags, data["test"][0].text)
+tokenizer = models.load_tokenizer("bert-base")
+model = models.load_token_classifier("bert-base", labels=tok.tag_names(labels))
+encoded = tok.encode(tokenizer, data["test"], labels)
+print([len(tags) for tags in tok.predict_tags(model, encoded, data["test"])])
+"""
+    done = python(code, hub.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "('PER', 'ORG', 'LOC', 'MISC')" in done.stdout
+    assert "('B-PER', 'I-PER', 'O', 'B-LOC') Ann Lee left Rome" in done.stdout
+    assert done.stdout.split("\n")[1] == "[4, 2]"
 
 
 def test_a_repository_that_is_not_there_is_named(tmp_path):

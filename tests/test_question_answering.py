@@ -129,6 +129,18 @@ def test_select_keeps_rows_whole(tokenizer):
         assert np.array_equal(chosen.offsets[new], data.offsets[old])
 
 
+def test_thinning_keeps_every_window_with_an_answer(tokenizer):
+    examples = [example(context=TEXT * 4, name=str(n)) for n in range(30)]
+    data = qa.encode(tokenizer, examples, max_length=40, stride=5)
+    thin = data.thin_out(kept=0.3)
+    assert thin.has_answer.sum() == data.has_answer.sum() == 30
+    others = int((~data.has_answer).sum())
+    assert 0.15 * others < (~thin.has_answer).sum() < 0.45 * others
+    assert data.thin_out(kept=0).has_answer.all() and len(data.thin_out(kept=1)) == len(data)
+    with pytest.raises(InvalidValue, match="kept is 2"):
+        data.thin_out(kept=2)
+
+
 def test_the_best_span_is_the_best_of_all_that_are_allowed():
     random = np.random.default_rng(0)
     for _ in range(50):

@@ -13,6 +13,7 @@ from helpers import annotations, batching, evaluation, models, squad
 from helpers.annotations import ENTITY_LABELS
 from helpers.errors import InvalidValue, unknown_name
 from helpers.metrics import bootstrap_interval
+from helpers.tasks import cloze
 from helpers.tasks import question_answering as qa
 from helpers.tasks import relations as rel
 from helpers.tasks import token_labels as tok
@@ -34,8 +35,12 @@ class ExtractionTask:
 TASKS = {
     "entities": ExtractionTask(8, 5e-4, 16, 256, "openings"),
     "relations": ExtractionTask(4, 2e-4, 32, 96, "openings"),
-    "questions": ExtractionTask(4, 3e-4, 16, 160, "questions"),
+    "questions": ExtractionTask(3, 3e-4, 16, 96, "questions"),
 }
+
+
+CLOZE_QUESTIONS = 1500
+QUESTION_STRIDE = 40
 
 
 def get_task(name: str) -> ExtractionTask:
@@ -211,7 +216,16 @@ class _Questions:
 
     @staticmethod
     def encode(tokenizer: Any, examples: Sequence, training: bool) -> qa.Windows:
-        return qa.encode(tokenizer, examples, max_length=tokenizer.model_max_length, stride=48)
+        """Short windows; for training with cloze questions made from the news articles beside the
+        annotated ones, which alone are too few, and with a third of the windows without answer.
+        """
+        if training:
+            held_out = [*annotations.load("validation"), *annotations.load("test")]
+            texts = cloze.article_texts(without=held_out)
+            examples = [*examples, *cloze.cloze_questions(texts, CLOZE_QUESTIONS)]
+        limit = tokenizer.model_max_length
+        windows = qa.encode(tokenizer, examples, max_length=limit, stride=QUESTION_STRIDE)
+        return windows.thin_out() if training else windows
 
     @classmethod
     def judge(cls, model: Any, tokenizer: Any, data: dict[str, list]) -> dict[str, Any]:

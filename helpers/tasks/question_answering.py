@@ -248,6 +248,15 @@ class Windows:
             self.ends[rows],
         )
 
+    def thin_out(self, *, kept: float = 0.33, seed: int = 42) -> "Windows":
+        """All windows with an answer and, drawn at random, this share of the others: for training,
+        where "nothing here" would be most of what is seen. Raises InvalidValue: ``kept`` outside
+        0 to 1."""
+        if not 0 <= kept <= 1:
+            raise InvalidValue(f"kept is {kept}; it must be from 0 to 1.")
+        drawn = np.random.default_rng(seed).random(len(self)) < kept
+        return self.select(np.flatnonzero(self.has_answer | drawn))
+
     @cached_property
     def has_answer(self) -> np.ndarray:
         """(N,) whether the answer lies in the window."""
