@@ -32,13 +32,15 @@ LEAST_OF_A_CLASS = 10  # different texts, in a file of one's own
 class _Corpus:
     """names: the classes, in the order of their numbers. read: folder -> (rows as they lie in
     the files, rows repaired, counts). test, validation: rows; None means the publisher's own
-    split or, for test, all rows that are left when ``train`` is given."""
+    split or, for test, all rows that are left when ``train`` is given. asset: where the files
+    are, if not in the asset of the corpus's own name."""
 
     names: tuple[str, ...]
     read: Callable[[Path, Sequence[str]], Contents]
     validation: int
     test: int | None = None
     train: int | None = None
+    asset: str = ""
 
 
 def label_names(name: str) -> list[str]:
@@ -50,7 +52,7 @@ def raw(name: str) -> list[Row]:
     """The rows as they lie in the files, duplicates, broken and neutral ones included: ``text``,
     ``label`` (class number) and, for reviews, ``rating``."""
     _corpus(name)
-    return [dict(row) for row in _read(name, assets.fetch(name))[0]]
+    return [dict(row) for row in _read(name, _folder(name))[0]]
 
 
 def cleaning_report(name: str) -> dict[str, int]:
@@ -63,7 +65,7 @@ def cleaning_report(name: str) -> dict[str, int]:
     ``kept = rows_read + repaired - neutral_removed - duplicates_removed``.
     """
     _corpus(name)
-    return dict(_clean(name, assets.fetch(name))[1])
+    return dict(_clean(name, _folder(name))[1])
 
 
 def load(name: str, *, seed: int = 42, examples: int | None = None) -> "DatasetDict":
@@ -76,7 +78,7 @@ def load(name: str, *, seed: int = 42, examples: int | None = None) -> "DatasetD
     Raises InvalidValue: unknown name, or ``examples`` outside 1 .. number of training rows.
     """
     corpus = _corpus(name)
-    rows, _ = _clean(name, assets.fetch(name))
+    rows, _ = _clean(name, _folder(name))
     return _split_and_pack(rows, corpus, name, seed, examples)
 
 
@@ -137,6 +139,10 @@ def fold(text: str) -> str:
     """``text`` as it is compared for duplicates: without case, every run of white space one
     space."""
     return " ".join(text.casefold().split())
+
+
+def _folder(name: str) -> Path:
+    return assets.fetch(_corpus(name).asset or name)
 
 
 def _corpus(name: str) -> _Corpus:
@@ -243,6 +249,12 @@ def _dataset(rows: Iterable[Row], features: Any) -> "Dataset":
     return datasets.Dataset.from_dict(columns, features=features)
 
 
+def _rated(file: str) -> _Corpus:
+    """Sentences of another kind with ratings, published with the reviews."""
+    read = corpus_files.read_ratings(file)
+    return _Corpus(("negative", "positive"), read, validation=300, test=800, asset="reviews")
+
+
 _CORPORA: dict[str, _Corpus] = {
     "news": _Corpus(
         ("business", "entertainment", "politics", "sports", "tech"),
@@ -252,8 +264,14 @@ _CORPORA: dict[str, _Corpus] = {
     ),
     "messages": _Corpus(("ham", "spam"), corpus_files.read_messages, validation=500, test=1000),
     "reviews": _Corpus(
-        ("negative", "positive"), corpus_files.read_reviews, validation=1000, test=2000
+        ("negative", "positive"),
+        corpus_files.read_ratings("movieReviewSnippets"),
+        validation=1000,
+        test=2000,
     ),
+    "products": _rated("amazonReviewSnippets"),
+    "tweets": _rated("tweets"),
+    "editorials": _rated("nytEditorialSnippets"),
     # SST-2's own test labels are secret: its validation sentences serve as our test.
     "sst2": _Corpus(
         ("negative", "positive"),

@@ -97,17 +97,22 @@ def read_table(
     return names, rows, len(lines) - len(whole)
 
 
-def read_reviews(folder: Path, names: Sequence[str]) -> Contents:
-    text = _text(folder, "movieReviewSnippets_GroundTruth.csv.gz")
-    rows = [
-        {
-            "text": line["text"].strip(),
-            "label": int(float(line["sentiment"]) > 0),
-            "rating": float(line["sentiment"]),
-        }
-        for line in csv.DictReader(io.StringIO(text, newline=""))
-    ]
-    return rows, rows, {}
+def read_ratings(file: str) -> Callable[[Path, Sequence[str]], Contents]:
+    """A reader of one of Hutto and Gilbert's files, ``<file>_GroundTruth.csv.gz``."""
+
+    def read(folder: Path, names: Sequence[str]) -> Contents:
+        text = _text(folder, f"{file}_GroundTruth.csv.gz")
+        rows = [
+            {
+                "text": line["text"].strip(),
+                "label": int(float(line["sentiment"]) > 0),
+                "rating": float(line["sentiment"]),
+            }
+            for line in csv.DictReader(io.StringIO(text, newline=""))
+        ]
+        return rows, rows, {}
+
+    return read
 
 
 def read_hub(text_column: str, splits: dict[str, str]) -> Callable[[Path, Sequence[str]], Contents]:

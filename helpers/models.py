@@ -93,6 +93,16 @@ def load_classifier(
     )
 
 
+def load_regressor(
+    name: str = "encoder", *, seed: int = 42, dropout: float | None = None
+) -> PreTrainedModel:
+    """A model of one number a text in eval mode: logits (B, 1) from a fresh head, and the mean
+    squared error as its loss. seed, dropout: as in ``load_classifier``."""
+    return _with_head(
+        AutoModelForSequenceClassification, name, labels=["value"], seed=seed, dropout=dropout
+    )
+
+
 def load_token_classifier(
     name: str = "encoder", *, labels: Sequence[str], seed: int = 42, dropout: float | None = None
 ) -> PreTrainedModel:
@@ -142,6 +152,8 @@ def _with_head(
         }
     with _quiet(), _seeded(seed):
         config = AutoConfig.from_pretrained(source, **names)
+        if labels is not None and len(labels) == 1:
+            config.problem_type = "regression"
         for key in filter(partial(hasattr, config), _DROPOUTS):
             of_attention = "attention" in key and attention_dropout is not None
             if (value := attention_dropout if of_attention else dropout) is not None:

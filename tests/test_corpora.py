@@ -279,3 +279,14 @@ def test_an_empty_folder(name, monkeypatch, tmp_path):
     serve(monkeypatch, tmp_path)
     with pytest.raises(AssetError, match="fetch again"):
         corpora.load(name)
+
+
+@pytest.mark.parametrize("name", ["products", "tweets", "editorials"])
+def test_the_other_rated_sentences_load_like_the_reviews(name):
+    data, report = corpora.load(name), corpora.cleaning_report(name)
+    assert [len(data[split]) for split in ("validation", "test")] == [300, 800]
+    assert report["kept"] == sum(len(part) for part in data.values())
+    for part in data.values():
+        ratings = np.array(part["rating"])
+        assert np.abs(ratings).min() > 0.5 and np.abs(ratings).max() <= 4
+        assert ((ratings > 0) == np.array(part["label"])).all()

@@ -264,3 +264,30 @@ def test_labels_of_a_saved_model_survive(saved):
     (saved / "config.json").write_text(json.dumps(config), encoding="utf-8")
     model, _ = models.load_trained(saved)
     assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
+
+
+def test_a_regressor_has_one_output_and_the_mean_squared_error():
+    tokenizer, model = models.load_tokenizer(), models.load_regressor(dropout=0.0)
+    inputs = tokenizer(["good", "a bad film"], padding=True, return_tensors="pt")
+    ratings = torch.tensor([2.5, -3.0])
+    output = model(**inputs, labels=ratings)
+    assert output.logits.shape == (2, 1)
+    expected = ((output.logits[:, 0] - ratings) ** 2).mean()
+    torch.testing.assert_close(output.loss, expected)
+    again = models.load_regressor(dropout=0.0)
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_heads_for_tokens_and_questions_are_saved_and_loaded_as_what_they_are(tmp_path):
+    tokenizer = models.load_tokenizer()
+    for number, model in enumerate(
+        (models.load_token_classifier(labels=["O", "B-X"]), models.load_question_answerer())
+    ):
+        models.save_trained(model, tokenizer, tmp_path / str(number))
+        loaded, _ = models.load_trained(tmp_path / str(number))
+        assert type(loaded) is type(model)
+        weights = loaded.state_dict()
+        assert all(torch.equal(weights[n], w) for n, w in model.state_dict().items())
+    models.save_trained(models.load_encoder(), tokenizer, tmp_path / "body")
+    with pytest.raises(CourseError, match="has none of the heads"):
+        models.load_trained(tmp_path / "body")

@@ -33,8 +33,8 @@ class ExtractionTask:
 
 
 TASKS = {
-    "entities": ExtractionTask(8, 5e-4, 16, 256, "openings"),
-    "relations": ExtractionTask(4, 2e-4, 32, 96, "openings"),
+    "entities": ExtractionTask(4, 3e-4, 2, 256, "openings"),
+    "relations": ExtractionTask(5, 1e-4, 8, 96, "openings"),
     "questions": ExtractionTask(3, 3e-4, 16, 96, "questions"),
 }
 

@@ -22,7 +22,7 @@ from helpers.metrics import check_pair
 
 NONE = "none"
 NAMES = (NONE, *RELATIONS)
-WORDS_AROUND = 12
+WORDS_AROUND = 6
 _END = re.compile(r"[.!?][\"']?\s+(?=[\"'A-Z£$0-9])|\n+")
 _TITLES = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Sir|Prof|vs|No|[A-Z])\.$")
 

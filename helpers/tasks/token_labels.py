@@ -147,13 +147,20 @@ class EncodedTokens:
     """N sentences' token ids with a tag number for the first piece of each word, for
     ``training.fit``; the label of every other token is -100.
 
-    texts: the token ids. tags: (sum of lengths,) int64. firsts: for each sentence, (words, 2)
+    texts: the token ids. tags: (sum of lengths,) int64. capitals: (sum of lengths,) int64, 1 for
+    the pieces of a word that begins with a capital, or None. firsts: for each sentence, (words, 2)
     int64: the number of a word and the place of its first piece (words that were cut off, or of
     which the tokenizer keeps nothing, are missing). truncated: sentences that lost words so.
     """
 
-    def __init__(self, texts: EncodedTexts, tags: np.ndarray, firsts: list[np.ndarray]) -> None:
-        self.texts, self.tags, self.firsts = texts, tags, firsts
+    def __init__(
+        self,
+        texts: EncodedTexts,
+        tags: np.ndarray,
+        firsts: list[np.ndarray],
+        capitals: np.ndarray | None = None,
+    ) -> None:
+        self.texts, self.tags, self.firsts, self.capitals = texts, tags, firsts, capitals
         self.lengths, self.truncated = texts.lengths, texts.truncated
 
     def __len__(self) -> int:
@@ -162,14 +169,24 @@ class EncodedTokens:
     def batch(
         self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``labels``, each (B, T) int64, padded on the right;
-        nothing is random here."""
+        """``input_ids``, ``attention_mask``, ``labels`` and, with capitals, ``token_type_ids``,
+        each (B, T) int64, padded on the right; nothing is random here."""
         batch = self.texts.batch(indices)
-        labels = np.full(batch["input_ids"].shape, IGNORED, dtype=np.int64)
+        batch["labels"] = self._padded(self.tags, indices, batch["input_ids"].shape, IGNORED)
+        if self.capitals is not None:
+            batch["token_type_ids"] = self._padded(
+                self.capitals, indices, batch["input_ids"].shape, 0
+            )
+        return batch
+
+    def _padded(
+        self, values: np.ndarray, indices: Sequence[int] | np.ndarray, shape: tuple, filling: int
+    ) -> Tensor:
+        rows = np.full(shape, filling, dtype=np.int64)
         for row, index in enumerate(indices):
             start, end = self.texts.offsets[index : index + 2]
-            labels[row, : end - start] = self.tags[start:end]
-        return batch | {"labels": torch.from_numpy(labels)}
+            rows[row, : end - start] = values[start:end]
+        return torch.from_numpy(rows)
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
         """Labelled tokens: the model's loss is the mean over them."""
@@ -177,12 +194,20 @@ class EncodedTokens:
 
 
 def encode(
-    tokenizer: Any, sentences: Sequence[Sentence], labels: Sequence[str], *, max_length: int = 256
+    tokenizer: Any,
+    sentences: Sequence[Sentence],
+    labels: Sequence[str],
+    *,
+    max_length: int = 256,
+    capitals: bool | None = None,
 ) -> EncodedTokens:
     """Word pieces of ``sentences`` and the tag of each word on its first piece.
 
     labels: the inventory, as in ``tag_names``. max_length: word pieces of a sentence at most,
     special tokens included; the words behind it are cut off, and such sentences are counted.
+    capitals: give back what an uncased tokenizer throws away: the pieces of a word with a capital
+    get the segment number 1 (``token_type_ids``), all others 0. None: where the tokenizer makes
+    everything lower case and its model has segments.
     Raises InvalidValue: no sentences, one without words, a tag out of the inventory (the sentence
     and the word are named).
     """
@@ -208,7 +233,10 @@ def encode(
         truncation=True,
         max_length=limit,
     )
-    ids, tags, firsts, truncated = [], [], [], 0
+    if capitals is None:
+        has_segments = "token_type_ids" in tokenizer.model_input_names
+        capitals = has_segments and bool(getattr(tokenizer, "do_lower_case", False))
+    ids, tags, firsts, types, truncated = [], [], [], [], 0
     for row, sentence in enumerate(sentences):
         owners = rows.word_ids(row)  # the word that each piece belongs to; None: a special token
         own = np.full(len(owners), IGNORED, dtype=np.int64)
@@ -219,6 +247,7 @@ def encode(
         ]
         for owner, place in begins:
             own[place] = numbers[sentence.tags[owner]]
+        types += [owner is not None and sentence.words[owner][0].isupper() for owner in owners]
         truncated += len(begins) < len(sentence.words)
         ids.append(np.asarray(rows["input_ids"][row], dtype=np.int32))
         tags.append(own)
@@ -227,7 +256,8 @@ def encode(
     texts = EncodedTexts(
         np.concatenate(ids), offsets, pad_token_id=tokenizer.pad_token_id or 0, truncated=truncated
     )
-    return EncodedTokens(texts, np.concatenate(tags), firsts)
+    segments = np.array(types, dtype=np.int64) if capitals else None
+    return EncodedTokens(texts, np.concatenate(tags), firsts, segments)
 
 
 def predict_tags(
