@@ -355,7 +355,7 @@ def test_two_processes_give_the_loss_curve_of_one(short_run, tmp_path):
         pytest.param("reviews", lambda test: test["accuracy"], 0.85, marks=pytest.mark.slow),
         ("messages", lambda test: test["per_class"]["spam"]["f1"], 0.95),
         pytest.param("entities", lambda test: test["f1"], 0.75, marks=pytest.mark.slow),
-        pytest.param("relations", lambda test: test["macro_f1"], 0.5, marks=pytest.mark.slow),
+        pytest.param("relations", lambda test: test["macro_f1"], 0.3, marks=pytest.mark.slow),
         pytest.param("questions", lambda test: test["f1"], 0.45, marks=pytest.mark.slow),
     ],
 )
