@@ -58,5 +58,8 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found. Install it from python.org, or name it: make PYTHON=/path/to/python3"; exit 1; }
 	test -x $(RUN) || "$(PYTHON)" -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,test]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab,test,tools,ship]"
+	@# fast.ai asks for torchvision, and PyPI's build of it does not load beside a CPU build of torch;
+	@# transformers then fails too. Nothing in the course needs it.
+	@$(RUN) -c "import torchvision" 2>/dev/null || $(RUN) -m pip uninstall --quiet --yes torchvision
 	$(RUN) -c "open('$(INSTALLED)', 'w').close()"
