@@ -25,6 +25,7 @@ LAYERS = (
     {"archives", "downloads"},
     {"assets"},
     {"corpus_files", "doctor"},
+    {"tape", "replay", "architectures", "hardware", "cards"},
     {"corpora", "models", "annotations", "squad", "google_checkpoint", "lamb"},
     {"batching", "losses", "config", "dropout", "lora", "measuring"},
     {"pretraining", "acceleration", "optimization", "checkpoints", "metrics"},
