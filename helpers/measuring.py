@@ -7,6 +7,7 @@ faster in one minute than in the next, but two ways that take turns share their 
 
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from helpers.errors import InvalidValue, unknown_name
 
@@ -117,6 +119,14 @@ class _Recorder(MemTracker):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device, self.snapshots = device, []
+
+    def _track_module_params_and_buffers(self, module, install_grad_hooks=True):
+        # The tracker would hook into every gradient, and a frozen weight has none.
+        for parameter in module.parameters():
+            if not (parameter.requires_grad or parameter in self._param_to_grad_hook_handles):
+                nothing = RemovableHandle(OrderedDict())
+                self._param_to_grad_hook_handles[parameter] = (nothing, nothing)
+        return super()._track_module_params_and_buffers(module, install_grad_hooks)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)

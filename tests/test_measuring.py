@@ -127,6 +127,18 @@ def test_accumulation_and_checkpointing_need_fewer_activations():
         assert parts.most(kind) == again.most(kind) == whole.most(kind)
 
 
+def test_frozen_weights_have_neither_gradients_nor_state():
+    batch, model = tiny.encoded(8).batch(range(8)), tiny.classifier().train()
+    model.bert.requires_grad_(False)
+    head = list(model.classifier.parameters())
+    optimizer = torch.optim.AdamW(head, fused=True)
+    found = step_memory(plain_step(model, optimizer, batch), model, optimizer)
+    trained = sum(p.numel() for p in head) * FLOAT
+    assert found.most("gradients") == trained
+    assert found.most("optimizer") == 2 * trained + len(head) * FLOAT
+    assert found.most("parameters") > FLOAT * count_parameters(model)  # with buffers
+
+
 def test_what_cannot_be_measured_is_refused():
     model = nn.Linear(2, 2)
     with pytest.raises(InvalidValue, match="never called the model"):
