@@ -4,6 +4,8 @@ import copy
 import hashlib
 import json
 from collections import Counter
+from functools import cache
+from pathlib import Path
 
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -18,8 +20,13 @@ RECORDS = annotations.read_records(annotations.folder() / "openings.jsonl")
 SECOND = annotations.read_records(annotations.folder() / "second.jsonl")
 
 
+@cache
+def news_folder() -> Path:
+    return assets.fetch("news")  # verifies every file, so once is enough
+
+
 def whole_text(record: dict) -> str:
-    return read_text(assets.fetch("news") / record["document"])[0]
+    return read_text(news_folder() / record["document"])[0]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["document"])
