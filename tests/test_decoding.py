@@ -200,19 +200,26 @@ def test_a_penalty_moves_either_sign_down_once_and_spares_padding():
 
 
 BAD = [
-    ({"temperature": 0.0, "sample": True}, "temperature is 0.0; it must be above 0"),
+    ({"temperature": 0.0, "sample": True}, "temperature is 0.0; it must be a number above 0"),
     ({"temperature": -1.0, "sample": True}, "temperature is -1.0"),
     ({"temperature": math.nan, "sample": True}, "temperature is nan"),
-    ({"top_p": 0.0, "sample": True}, "top_p is 0.0; it must be above 0 and at most 1"),
+    ({"temperature": math.inf, "sample": True}, "temperature is inf"),
+    ({"temperature": "0.7", "sample": True}, "temperature is '0.7'; it must be a number"),
+    ({"top_p": 0.0, "sample": True}, "top_p is 0.0; it must be a number above 0 and at most 1"),
+    ({"top_p": -0.1, "sample": True}, "top_p is -0.1"),
     ({"top_p": 1.01, "sample": True}, "top_p is 1.01"),
     ({"top_k": 0, "sample": True}, "top_k is 0; it must be a whole number of at least 1"),
     ({"top_k": 2.5, "sample": True}, "top_k is 2.5"),
-    ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be a number above 0"),
     ({"repetition_penalty": -1.2, "num_beams": 2}, "repetition_penalty is -1.2"),
     ({"num_beams": 0}, "num_beams is 0; it must be a whole number of at least 1"),
     ({"num_beams": None}, "num_beams is None"),
     ({"num_beams": 2, "sample": True}, "choose one of the two"),
     ({"temperature": 0.7}, "nothing is drawn; set sample=True"),
+    ({"length_penalty": 2.0}, "length_penalty is 2.0 .* no beams to rank"),
+    ({"early_stopping": True}, "early_stopping True, .* no beams to rank"),
+    ({"ids": torch.tensor([[5, V]])}, f"run from 5 to {V}; the model knows 0 to {V - 1}"),
+    ({"ids": torch.tensor([[-1, 5]])}, "run from -1 to 5"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be"),
     ({"max_new_tokens": 62}, "3 tokens; with max_new_tokens=62 .* window of 64. Shorten"),
     ({"seed": -1}, "seed"),
@@ -232,6 +239,11 @@ def test_a_bad_setting_is_explained_before_anything_runs(settings, message):
     arguments = {"ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 4} | settings
     with pytest.raises(InvalidValue, match=message):
         ours(model, arguments.pop("ids"), **arguments)
+
+
+def test_a_reader_of_an_empty_prompt_is_explained():
+    with pytest.raises(InvalidValue, match=r"shape \(1, 0\); .* empty prompt"):
+        decoding.Reader(llama(), torch.ones(1, 0))
 
 
 def test_the_window_is_used_to_its_last_place():

@@ -24,9 +24,15 @@ class Reader:
     newest token goes through the model; without it, the whole text does at every step.
 
     mask: (B, T) of the prompt; 0 marks padding on the left.
+    Raises InvalidValue: a mask without a column, which is an empty prompt.
     """
 
     def __init__(self, model: Any, mask: Tensor, *, use_cache: bool = True) -> None:
+        if mask.dim() != 2 or 0 in mask.shape:
+            raise InvalidValue(
+                f"the prompt's mask has the shape {tuple(mask.shape)}; (B, T) with at least one "
+                f"token is wanted: nothing can go on from an empty prompt."
+            )
         self.model, self.mask, self.use_cache, self.cache = model, mask, use_cache, None
 
     def scores(self, ids: Tensor) -> Tensor:
@@ -82,12 +88,14 @@ def generate(
     sample: draw each token (from ``seed``; torch's global generator is left alone), after
         ``temperature``, ``top_k`` and ``top_p``, which mean nothing without it.
     num_beams: above 1 keeps that many texts a prompt and returns the one with the highest
-        log-probability / length ** ``length_penalty``. ``early_stopping``: stop as soon as
-        ``num_beams`` texts have ended; otherwise go on while a running one may still win.
+        log-probability / length ** ``length_penalty``, both of the new tokens. ``early_stopping``:
+        stop as soon as ``num_beams`` texts have ended; otherwise go on while the best running one
+        scores higher than the worst of them. Neither means anything without beams.
     use_cache: keep keys and values; the tokens are the same without, only slower.
     end_tokens: ids that end a text; None takes the model's own, () has none.
-    Raises InvalidValue: an argument out of its range, padding on the right, a prompt that is empty
-    or does not fit, sampling together with beams, sampling settings without ``sample``.
+    Raises InvalidValue: an argument out of its range, padding on the right, a prompt that is empty,
+    does not fit or holds ids outside the vocabulary, sampling together with beams, settings of the
+    one or the other without it.
     """
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     check(max_new_tokens=max_new_tokens, num_beams=num_beams, **sampling)
@@ -97,6 +105,11 @@ def generate(
             raise InvalidValue(f"{name} is {value}, but nothing is drawn; set sample=True.")
     if sample and num_beams > 1:
         raise InvalidValue(f"num_beams is {num_beams} with sample=True; choose one of the two.")
+    if num_beams == 1 and (length_penalty != 1.0 or early_stopping):
+        raise InvalidValue(
+            f"length_penalty is {length_penalty} and early_stopping {early_stopping}, but there "
+            f"are no beams to rank; set num_beams above 1 or leave both out."
+        )
     runtime.check_seed(seed)
     mask = _check_prompt(model, input_ids, attention_mask, max_new_tokens)
     ends, pad = _end_and_padding(model, end_tokens)
@@ -204,6 +217,12 @@ def _check_prompt(model: Any, ids: Tensor, mask: Tensor | None, max_new_tokens: 
         raise InvalidValue(
             f"input_ids have the shape {tuple(ids.shape)} and are {ids.dtype}; give token ids "
             f"(B, T), int64, with at least one token a prompt: nothing can go on from an empty one."
+        )
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        raise InvalidValue(
+            f"input_ids run from {ids.min()} to {ids.max()}; the model knows 0 to "
+            f"{vocabulary - 1}. Use the tokenizer that belongs to the model."
         )
     mask = torch.ones_like(ids) if mask is None else mask.long()
     if mask.shape != ids.shape or not mask[:, -1].all() or (mask.diff(dim=1) < 0).any():

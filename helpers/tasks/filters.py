@@ -5,6 +5,7 @@ Each equals the processor of the same purpose in transformers. ``generate`` ther
 top-p.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -20,10 +21,18 @@ _SETTINGS = {  # name: (what it must be, the test, what to do otherwise)
         lambda n: _whole(n) and n >= 1,
         "1 is greedy search or sampling.",
     ),
-    "temperature": ("above 0", lambda t: t > 0, "For the most probable token, leave sample=False."),
+    "temperature": (
+        "a number above 0",
+        lambda t: t > 0,
+        "For the most probable token, leave sample=False.",
+    ),
     "top_k": ("a whole number of at least 1", lambda k: _whole(k) and k >= 1, "None keeps all."),
-    "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1, "1 or None keeps all."),
-    "repetition_penalty": ("above 0", lambda r: r > 0, "1 or None changes nothing; try 1.2."),
+    "top_p": ("a number above 0 and at most 1", lambda p: 0 < p <= 1, "1 or None keeps all."),
+    "repetition_penalty": (
+        "a number above 0",
+        lambda r: r > 0,
+        "1 or None changes nothing; try 1.2.",
+    ),
 }
 
 
@@ -104,5 +113,6 @@ def check(**settings: Any) -> None:
         allowed, holds, advice = _SETTINGS[name]
         if value is None and name not in _REQUIRED:
             continue
-        if not holds(value):
-            raise InvalidValue(f"{name} is {value}; it must be {allowed}. {advice}".rstrip())
+        number = isinstance(value, int | float) and math.isfinite(value)
+        if not number or not holds(value):
+            raise InvalidValue(f"{name} is {value!r}; it must be {allowed}. {advice}".rstrip())
