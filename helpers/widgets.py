@@ -18,7 +18,8 @@ def explore(function: Callable[..., Any], **controls: Any) -> None:
     """Show controls, and redraw ``function(**values)`` whenever one of them is moved.
 
     Args:
-        function: draws a figure (and may return its axes), or prints.
+        function: draws a figure (and may return its axes), or prints. A CourseError it raises is
+            shown in place of the figure.
         controls: for each argument ``(low, high)`` or ``(low, high, step)`` for a slider, a
             list for a menu, True or False for a box, or text. An argument's default in the
             function is where its control begins.
@@ -51,8 +52,9 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
     that appends it.
 
     write: called as ``write(text, **values)``; returns the offers. A CourseError it raises is
-    shown in their place.
-    controls: as in ``explore``, one for each further argument of ``write``.
+    shown in their place, and an offer without a character as "(the text ends here)".
+    controls: as in ``explore``, one for each further argument of ``write``. One named ``seed``
+    moves on by itself, so that pressing again brings other offers.
 
     Without ipywidgets it says so and prints the offers for ``text`` once.
     """
@@ -80,33 +82,39 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
     ask = ipywidgets.Button(description="Go on", button_style="primary")
     offers = ipywidgets.VBox()
 
-    def append(button: Any) -> None:
-        box.value += button.description
-        offers.children = ()
+    knobs = dict(zip(controls, panel.kwargs_widgets, strict=True))
+
+    def button(part: str) -> Any:
+        # A description shows on one line, whatever it holds; the text keeps its line breaks.
+        shown = part.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS} ")
+        made = ipywidgets.Button(
+            description=shown if part.strip() else "(the text ends here)", layout=wide
+        )
+
+        def append(_: Any) -> None:
+            box.value += part
+            offers.children = ()
+
+        made.on_click(append)
+        return made
 
     def offer(_: Any) -> None:
-        values = {
-            name: control.value
-            for name, control in zip(controls, panel.kwargs_widgets, strict=True)
-        }
         try:
-            found = [
-                ipywidgets.Button(description=part, layout=wide)
-                for part in write(box.value, **values)
-            ]
+            found = write(box.value, **{name: knob.value for name, knob in knobs.items()})
         except CourseError as error:
-            found = [ipywidgets.HTML(escape(str(error)))]
-        for button in found:
-            if isinstance(button, ipywidgets.Button):
-                button.on_click(append)
-        offers.children = found
+            offers.children = [ipywidgets.HTML(escape(str(error)))]
+            return
+        offers.children = [button(part) for part in found]
+        if "seed" in knobs:
+            seed = knobs["seed"]
+            seed.value = seed.min if seed.value >= seed.max else seed.value + 1
 
     ask.on_click(_busy(ask, offer))
     display(ipywidgets.VBox([box, *panel.kwargs_widgets, ask, offers]))
 
 
 def chat(say: Callable[[str], Any], forget: Callable[[], None] | None = None) -> None:
-    """A conversation: a line to type in, and all that was said above it.
+    """A conversation: a line to type in, and all that was said above it. Enter sends as well.
 
     say: the answer to a message, shown as ``str``; a CourseError it raises is shown in its place.
     forget: called when the button of that name empties the conversation.
@@ -144,7 +152,14 @@ def chat(say: Callable[[str], Any], forget: Callable[[], None] | None = None) ->
         if forget is not None:
             forget()
 
-    send.on_click(_busy(send, answer))
+    respond = _busy(send, answer)
+
+    def on_enter(_: Any, content: dict[str, Any], __: Any) -> None:
+        if content.get("event") == "submit" and not send.disabled:
+            respond(send)
+
+    send.on_click(respond)
+    box.on_msg(on_enter)
     again.on_click(start_over)
     display(ipywidgets.VBox([log, ipywidgets.HBox([box, send]), again]))
 
@@ -189,7 +204,10 @@ def _default(function: Callable[..., Any], name: str) -> Any:
 
 def _drawing(function: Callable[..., Any]) -> Callable[..., None]:
     def drawing(**values: Any) -> None:
-        draw(function, **values)
+        try:
+            draw(function, **values)
+        except CourseError as error:
+            print(error)
 
     return drawing
 

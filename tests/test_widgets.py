@@ -60,6 +60,19 @@ def test_without_ipywidgets_it_draws_once_and_says_so(shown, capsys, monkeypatch
     assert figure.axes[0].patches[0].get_width() == 2
 
 
+def test_an_error_is_shown_in_place_of_the_figure(shown, capsys):
+    def only_positive(height=1):
+        if height < 1:
+            raise InvalidValue(f"height is {height}; it must be above 0")
+        return bar(height)
+
+    widgets.explore(only_positive, height=(-5, 5))
+    *_, panel = shown
+    assert len(shown) == 2
+    panel.kwargs_widgets[0].value = -2
+    assert len(shown) == 2 and "height is -2; it must be above 0" in capsys.readouterr().out
+
+
 def no_default(x):
     return x
 
@@ -112,6 +125,35 @@ def test_an_offer_is_appended_to_the_text(shown):
     assert ask.disabled is False
 
 
+def test_pressing_again_brings_other_offers(shown):
+    def drawn(text, seed=2):
+        return [f" offer {seed}"]
+
+    widgets.writing_assistant(drawn, "It was", seed=(1, 3))
+    *_, ask, offers = shown[0].children
+    found = []
+    for _ in range(4):
+        ask.click()
+        found.append(offers.children[0].description)
+    assert found == [" offer 2", " offer 3", " offer 1", " offer 2"]
+
+
+def test_offers_with_line_breaks_and_without_a_character(shown):
+    widgets.writing_assistant(lambda text: ["\nA new line", ""], "It was.")
+    box, ask, offers = shown[0].children
+    ask.click()
+    line, end = offers.children
+    assert (line.description, end.description) == (
+        "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS} A new line",
+        "(the text ends here)",
+    )
+    line.click()
+    assert box.value == "It was.\nA new line"
+    ask.click()
+    offers.children[1].click()
+    assert box.value == "It was.\nA new line"
+
+
 def test_an_error_of_the_assistant_is_shown_in_place_of_offers(shown):
     widgets.writing_assistant(write, "", versions=(1, 4))
     box, _, ask, offers = shown[0].children
@@ -151,6 +193,9 @@ def test_a_chat_shows_all_that_was_said(shown):
     assert "Who &amp; what?" in log.value and "1 &lt;b&gt;<br>next" in log.value
     send.click()
     assert len(said) == 1 and "the message is empty" in log.value
+    box.value = "By the Enter key?"
+    box._handle_custom_msg({"event": "submit"}, [])  # what the browser sends for it
+    assert said == ["Who & what?", "By the Enter key?"] and box.value == ""
     again.click()
     assert log.value == "" and forgotten == [True]
 
