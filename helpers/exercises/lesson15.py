@@ -212,7 +212,7 @@ q4 = Question(
     check=_check_order,
     first_step="square the four probabilities and divide by the sum of the squares.",
     hints=(
-        "Dividing logits by T raises each probability to the power 1/T, before the softmax's sum.",
+        "Dividing logits by tau raises each probability to the power 1/tau, up to a common factor.",
         "The squares are 0.25, 0.0625, 0.0225 and 0.01; their sum is 0.345.",
         "0.25 / 0.345 is about 0.72; with the next one it is about 0.91.",
     ),
