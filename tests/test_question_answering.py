@@ -14,6 +14,7 @@ from transformers import BertForQuestionAnswering
 from helpers import models, squad
 from helpers.errors import CourseError, InvalidValue
 from helpers.tasks import question_answering as qa
+from helpers.tasks.question_files import read_squad, split_by_document
 from helpers.training import TrainingConfig, fit
 
 TEXT = "Ann Lee lives in Rome. Bob Ray moved to New York in 1999, and Ann stayed."
@@ -228,24 +229,75 @@ def squad_file(folder, documents=5, **changes):
 
 
 def test_a_squad_file_is_read_and_split_by_document(tmp_path):
-    examples = qa.read_squad(squad_file(tmp_path, 10))
+    examples = read_squad(squad_file(tmp_path, 10))
     assert [len(e.answers) for e in examples] == [1, 0] * 10
-    parts = qa.split_by_document(examples)
+    parts = split_by_document(examples)
     assert [len(parts[s]) for s in ("train", "validation", "test")] == [14, 2, 4]
     documents = [{e.document for e in part} for part in parts.values()]
     assert not (documents[0] & documents[1] or documents[0] & documents[2])
-    with pytest.raises(InvalidValue, match="about 2 documents"):
-        qa.split_by_document(qa.read_squad(squad_file(tmp_path, 2)))
+    with pytest.raises(InvalidValue, match=r"is 2; at least 3 are needed.*each article"):
+        split_by_document(read_squad(squad_file(tmp_path, 2)))
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"data": [{"paragraphs": [{}]}]}', '{"data": 3}'])
-def test_a_file_of_another_form_is_refused(content, tmp_path):
+QUESTION = {"id": "7", "question": "Where?", "answers": [{"text": "Rome", "answer_start": 17}]}
+
+
+def form(**changes) -> str:
+    paragraph = {"context": TEXT, "qas": [QUESTION | changes]}
+    return json.dumps({"data": [{"paragraphs": [paragraph]}]})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not JSON"),
+        ("hello", "not JSON"),
+        ("[]", "the file has no 'data'"),
+        ('{"data": 3}', "'data' of the file is 3, not a list"),
+        ('{"data": [{"paragraphs": [{}]}]}', "paragraph 1 of article 1 has no 'context'"),
+        ('{"data": [{"paragraphs": [{"context": 5}]}]}', "is 5, not a text"),
+        (form(id=None), "question 1 of paragraph 1 of article 1 has no 'id'"),
+        (form(question=None), "'question' of question '7' is None, not a text"),
+        (form(answers=None), "'answers' of question '7' is None, not a list"),
+        (form(answers={"text": ["Rome"]}), "not a list"),
+        (form(answers=[{"text": "Rome"}]), "an answer of question '7' has no 'answer_start'"),
+        (form(answers=[{"text": "Rome", "answer_start": "17"}]), "is '17', not a whole number"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_the_place(content, message, tmp_path):
     path = tmp_path / "other.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(CourseError, match=r"other\.json"):
-        qa.read_squad(path)
+    with pytest.raises(CourseError, match=rf"other\.json.*{message}"):
+        read_squad(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"data": []}', "no questions"),
+        (form(is_impossible=True), "'7' has 1 answers and is_impossible is True"),
+        (form(is_impossible=False, answers=[]), "'7' has 0 answers and is_impossible is False"),
+        (form(answers=[{"text": "Rome", "answer_start": 3}]), "'7'.*it stands at 17"),
+    ],
+)
+def test_a_file_with_faulty_questions_is_refused(content, message, tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidValue, match=message):
+        read_squad(path)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_a_byte_order_mark_does_not_matter(tmp_path):
+    path = tmp_path / "own.json"
     with pytest.raises(CourseError, match="cannot be read"):
-        qa.read_squad(tmp_path / "missing.json")
+        read_squad(path)
+    path.write_bytes(
+        form(question="Wo wohnt J\u00fcrg?").replace("\\u00fc", "\u00fc").encode("latin-1")
+    )
+    with pytest.raises(CourseError, match="Save it as UTF-8"):
+        read_squad(path)
+    path.write_text(form(), encoding="utf-8-sig")
+    assert [asked.texts for asked in read_squad(path)] == [["Rome"]]
 
 
 def tiny_questions(count: int, seed: int = 0) -> list[qa.Example]:

@@ -13,7 +13,7 @@ from helpers import annotations, batching, evaluation, models, squad
 from helpers.annotations import ENTITY_LABELS
 from helpers.errors import InvalidValue, unknown_name
 from helpers.metrics import bootstrap_interval
-from helpers.tasks import cloze
+from helpers.tasks import cloze, question_files
 from helpers.tasks import question_answering as qa
 from helpers.tasks import relations as rel
 from helpers.tasks import token_labels as tok
@@ -68,14 +68,7 @@ def train_task(
     )
     if (done := finished_run(options)) is not None:
         return done
-    data = kind.load(file)
-    if options.examples is not None:
-        if not 1 <= options.examples <= len(data["train"]):
-            raise InvalidValue(
-                f"examples is {options.examples}; there are 1 to {len(data['train']):,} training "
-                f"{task.unit}."
-            )
-        data["train"] = data["train"][: options.examples]
+    data = _load(name, options.examples, file)
     tokenizer = models.load_tokenizer(options.model_name())
     tokenizer.model_max_length = min(task.max_length, tokenizer.model_max_length)
 
@@ -99,6 +92,25 @@ def train_task(
         validation=kind.encode(tokenizer, data["validation"], False),
         judge=judge,
     )
+
+
+def training_batches(name: str, tokenizer: Any, *, examples: int | None = None) -> batching.Batches:
+    """The training examples of task ``name`` as it trains on them, cut at the tokenizer's
+    ``model_max_length``. examples: how many openings or questions; None: all."""
+    return _KINDS[name].encode(tokenizer, _load(name, examples)["train"], True)
+
+
+def _load(name: str, examples: int | None, file: Path | None = None) -> dict[str, list]:
+    """All splits; of the training one the first ``examples``."""
+    task, data = get_task(name), _KINDS[name].load(file)
+    if examples is not None:
+        if not 1 <= examples <= len(data["train"]):
+            raise InvalidValue(
+                f"examples is {examples}; there are 1 to {len(data['train']):,} training "
+                f"{task.unit}."
+            )
+        data["train"] = data["train"][:examples]
+    return data
 
 
 def evaluate_saved(folder: Path, name: str, *, file: Path | None = None) -> dict[str, Any]:
@@ -207,7 +219,7 @@ class _Questions:
     @staticmethod
     def load(file: Path | None) -> dict[str, list]:
         if file is not None:
-            return qa.split_by_document(qa.read_squad(file))
+            return question_files.split_by_document(question_files.read_squad(file))
         return {split: qa.from_openings(annotations.load(split)) for split in annotations.SPLITS}
 
     @staticmethod

@@ -5,7 +5,6 @@ answer starts there and ends there (Devlin et al. 2019, section 4.2). Long texts
 overlapping windows. Position 0, ``[CLS]``, stands for "no answer here" (section 4.3).
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from helpers import annotations, assets, evaluation
 from helpers.annotations import Opening
 from helpers.batching import EncodedTexts, row_numbers
 from helpers.corpus_files import read_parquet
-from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers.errors import InvalidValue, unknown_name
 from helpers.squad import best_score, exact_match, f1_score
 
 LONGEST_ANSWER = 16  # word pieces
@@ -124,69 +123,6 @@ def check(examples: Iterable[Example]) -> list[Example]:
     return examples
 
 
-def read_squad(path: str | Path) -> list[Example]:
-    """The questions of a JSON file in SQuAD form (1.1 or 2.0; Rajpurkar et al. 2018):
-    ``{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers":
-    [{"text", "answer_start"}], "is_impossible"}]}]}]}``.
-
-    Raises CourseError: the file cannot be read or has another form; InvalidValue: as ``check``.
-    """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CourseError(f"the questions in {path} cannot be read: {error}.") from error
-    examples = []
-    try:
-        for number, article in enumerate(content["data"]):
-            document = article.get("title") or f"article {number}"
-            for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    answers = () if asked.get("is_impossible") else asked["answers"]
-                    answers = tuple(
-                        {"text": answer["text"], "start": answer["answer_start"]}
-                        for answer in answers
-                    )
-                    examples.append(
-                        Example(
-                            str(asked["id"]),
-                            asked["question"],
-                            paragraph["context"],
-                            answers,
-                            f"{number} {document}",
-                        )
-                    )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CourseError(
-            f"{path.name} is not in SQuAD form ({type(error).__name__}: {error}). It must hold "
-            f"data > paragraphs > context and qas > id, question, answers > text, answer_start."
-        ) from None
-    return check(examples)
-
-
-def split_by_document(examples: Sequence[Example], *, seed: int = 42) -> dict[str, list[Example]]:
-    """70 % of the documents for training, 10 % for validation, 20 % for testing (at least one
-    each), drawn from ``seed``; the examples stay in their order.
-    Raises InvalidValue: fewer than three documents."""
-    documents = sorted({example.document for example in examples})
-    if len(documents) < 3:
-        raise InvalidValue(
-            f"the questions are about {len(documents)} documents; at least 3 are needed, because "
-            f"questions about one document must stay in one split."
-        )
-    order = np.random.default_rng(seed).permutation(len(documents))
-    test = max(1, len(documents) // 5)
-    validation = max(1, len(documents) // 10)
-    split_of = {}
-    for rank, number in enumerate(order):
-        part = "test" if rank < test else "validation" if rank < test + validation else "train"
-        split_of[documents[number]] = part
-    return {
-        split: [example for example in examples if split_of[example.document] == split]
-        for split in ("train", "validation", "test")
-    }
-
-
 class Windows:
     """Questions with overlapping windows of their texts, for ``training.fit``.
 
@@ -278,13 +214,15 @@ def encode(
     if stride < 0:
         raise InvalidValue(f"stride is {stride}; it must be at least 0.")
     questions = [example.question for example in examples]
-    longest = max(map(len, tokenizer(questions, add_special_tokens=False)["input_ids"]))
+    sizes = [len(ids) for ids in tokenizer(questions, add_special_tokens=False)["input_ids"]]
+    longest = max(sizes)
     room = limit - longest - tokenizer.num_special_tokens_to_add(pair=True)
     if room <= stride:
         raise InvalidValue(
-            f"max_length is {limit}: beside the longest question ({longest} tokens) it leaves "
-            f"{room} tokens for the text, not more than the stride of {stride}. Give a larger "
-            f"max_length or a smaller stride."
+            f"max_length is {limit}: beside the longest question ("
+            f"{examples[sizes.index(longest)].id!r}, {longest} tokens) it leaves {max(0, room)} "
+            f"tokens for the text, not more than the stride of {stride}. Shorten the question, or "
+            f"give a larger max_length or a smaller stride."
         )
     rows = tokenizer(
         questions,
