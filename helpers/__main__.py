@@ -1,4 +1,5 @@
-"""The command line: ``python -m helpers doctor | fetch | train | evaluate | bundle``.
+"""The command line: ``python -m helpers doctor | fetch | train | evaluate | bundle``, and what
+comes after training, in ``helpers.shipping``.
 
 Exit status: 0 done; 1 something failed, and the message says what to do; 2 the call itself was
 wrong (an unknown name, a value out of range); 130 stopped from the keyboard.
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from helpers import shipping
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
 
@@ -278,6 +280,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
     evaluate.add_argument("task", metavar="TASK", help="its name, or the file it was trained on")
     evaluate.set_defaults(run=_evaluate)
+
+    shipping.add_commands(commands)
     return parser
 
 
