@@ -16,6 +16,9 @@ from typing import Any
 from helpers import shipping
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
+_TABLES = (".csv", ".tsv")  # files of one's own: texts and labels
+_OWN = (*_TABLES, ".json")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. ``arguments`` default to the command line's."""
@@ -85,7 +88,7 @@ def _train(options: argparse.Namespace) -> int:
     from helpers.tasks.running import RunOptions
 
     task, file = options.task, Path(options.task)
-    name = file.stem if file.suffix.lower() in (".csv", ".json") else task
+    name = file.stem if file.suffix.lower() in _OWN else task
     out = options.out or Path("runs") / name
     run = RunOptions(
         out=out,
@@ -118,9 +121,9 @@ def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
 
     task, file = options.task, Path(options.task)
     ending = file.suffix.lower()
-    if ending in (".csv", ".json") and not file.is_file():
+    if ending in _OWN and not file.is_file():
         raise InvalidValue(f"there is no file {file}; check the path.")
-    if ending != ".csv" and (options.text_column or options.label_column):
+    if ending not in _TABLES and (options.text_column or options.label_column):
         raise InvalidValue("--text-column and --label-column are for a CSV file of your own.")
     if task in classification.TASKS:
         return classification.train_task(
@@ -131,7 +134,7 @@ def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
         )
     if options.lora is not None or options.lora_alpha is not None:
         raise InvalidValue(f"--lora is for the tasks {', '.join(classification.TASKS)}.")
-    if ending == ".csv":
+    if ending in _TABLES:
         return classification.train_csv(
             file,
             run,
@@ -141,6 +144,8 @@ def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
     if ending == ".json":
         return extraction.train_task("questions", run, file=file)
     if task not in extraction.TASKS:
+        if file.is_file():
+            raise InvalidValue(f"{file} is no task; a file of your own ends in {', '.join(_OWN)}.")
         raise unknown_name("task", task, [*classification.TASKS, *extraction.TASKS])
     return extraction.train_task(task, run)
 
@@ -152,7 +157,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         file = Path(options.task) if options.task not in extraction.TASKS else None
         name = options.task if file is None else "questions"
         metrics = extraction.evaluate_saved(options.folder, name, file=file)
-    elif options.task.lower().endswith(".csv"):
+    elif options.task.lower().endswith(_TABLES):
         metrics = classification.evaluate_csv(options.folder, Path(options.task))
     else:
         known = [*classification.TASKS, *extraction.TASKS]
@@ -245,8 +250,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "task",
         metavar="TASK",
-        help="news, messages, reviews, entities, relations or questions; or a file of your own: "
-        "a CSV of texts and labels, or a JSON file of questions in SQuAD form",
+        help="news, messages, reviews, entities, relations or questions; sst2 or ag-news from the "
+        "Hub; or a file of your own: a CSV of texts and labels, or a JSON file of questions in "
+        "SQuAD form",
     )
     train.add_argument("--text-column", metavar="NAME", help="of a CSV file (default: text)")
     train.add_argument("--label-column", metavar="NAME", help="of a CSV file (default: label)")

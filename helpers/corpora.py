@@ -90,13 +90,13 @@ def load_csv(
     seed: int = 42,
     examples: int | None = None,
 ) -> tuple["DatasetDict", list[str], dict[str, int]]:
-    """A CSV file of one's own, cleaned and split like the course's corpora: the data, the names
-    of the classes (sorted), and what cleaning did, in rows (see ``cleaning_report``; ``empty``:
-    rows without a text or a label).
+    """A table of one's own (``corpus_files.read_table``), cleaned and split like the course's
+    corpora: the data, the names of the classes in order, and what cleaning did, in rows (see
+    ``cleaning_report``; ``empty``: rows without a text or a label).
 
     A fifth of the texts is for testing and a tenth for validation, stratified.
     Raises InvalidValue: a column that is not there, ``examples`` out of range; CourseError: no
-    CSV in UTF-8, fewer than two classes, or too few different texts of a class to split.
+    table in UTF-8, fewer than two classes, or too few different texts of a class to split.
     """
     path = Path(path)
     names, read, empty = corpus_files.read_table(path, text_column, label_column)
@@ -105,9 +105,11 @@ def load_csv(
     scarce = [name for number, name in enumerate(names) if counts[number] < LEAST_OF_A_CLASS]
     if scarce:
         raise CourseError(
-            f"{path.name} has fewer than {LEAST_OF_A_CLASS} different texts of "
-            f"{', '.join(repr(name) for name in scarce[:5])}; a class needs as many to be split "
-            f"into training, validation and test. Collect more of them, or leave the class out."
+            f"{path.name} has fewer than {LEAST_OF_A_CLASS} different texts of {len(scarce)} of "
+            f"the {len(names)} classes in column {label_column!r} "
+            f"({', '.join(map(repr, scarce[:5]))}{', ...' if len(scarce) > 5 else ''}); each "
+            f"needs as many to be split into training, validation and test. Collect more of "
+            f"them, leave a class out, or sort grades into a few classes first."
         )
     corpus = _Corpus(names, lambda *_: (read, read, {}), len(rows) // 10, test=len(rows) // 5)
     data = _split_and_pack(rows, corpus, path.name, seed, examples)

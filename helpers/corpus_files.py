@@ -9,7 +9,7 @@ met. A row is a dictionary with ``text``, ``label`` (class number), for reviews 
 import csv
 import gzip
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from helpers.errors import AssetError, CourseError, InvalidValue
 
 Row = dict[str, Any]
 Contents = tuple[list[Row], list[Row], dict[str, int]]
+SEPARATORS = (",", ";", "\t")  # of the fields in a table of one's own
 
 
 def read_news(folder: Path, names: Sequence[str]) -> Contents:
@@ -63,38 +64,104 @@ def read_messages(folder: Path, names: Sequence[str]) -> Contents:
 def read_table(
     path: Path, text_column: str, label_column: str
 ) -> tuple[tuple[str, ...], list[Row], int]:
-    """A CSV file with a header, UTF-8 with or without a byte order mark: the classes (the
-    distinct labels, sorted), the rows, and how many rows were left out for an empty text or
-    label. Raises CourseError: it cannot be read or has no such rows; InvalidValue: a column is
-    missing."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CourseError(
-            f"{path} cannot be read as UTF-8 text: {error}. Save it as CSV in UTF-8."
-        ) from error
-    table = csv.DictReader(io.StringIO(content, newline=""))
-    for column in (text_column, label_column):
-        if column not in (table.fieldnames or ()):
-            raise InvalidValue(
-                f"{path.name} has no column {column!r}. There are: "
-                f"{', '.join(table.fieldnames or ['none'])}. Name yours with --text-column and "
-                f"--label-column."
-            )
-    try:
-        lines = [((row[text_column] or "").strip(), (row[label_column] or "").strip())
-                 for row in table]  # fmt: skip
-    except csv.Error as error:
-        raise CourseError(f"{path.name}, line {table.line_num}: {error}.") from None
+    """A CSV table with a header, UTF-8 with or without a byte order mark, its fields separated by
+    commas, semicolons or tabs: the classes (the distinct labels in order, as numbers if they all
+    are), the rows, and how many rows were left out for an empty text or label.
+
+    Raises CourseError: it cannot be read, a quotation mark is not closed, a row has more fields
+    than the header, fewer than two classes; InvalidValue: a column is missing or named twice.
+    """
+    lines = _fields(path, _utf8(path), text_column, label_column)
     whole = [(text, label) for text, label in lines if text and label]
-    names = tuple(sorted({label for _, label in whole}))
+    names = _in_order({label for _, label in whole})
     if len(names) < 2:
+        found = f"{len(whole):,} of its {len(lines):,} rows have both a text and a label"
+        found += f", and the label is always {names[0]!r}" if names else ""
         raise CourseError(
-            f"{path.name} has {len(whole)} rows with a text and a label, of {len(names)} classes "
-            f"in column {label_column!r}; a classifier needs at least two classes."
+            f"{path.name} cannot train a classifier: {found}. It needs at least two classes in "
+            f"column {label_column!r}; is it the right one?"
         )
-    rows = [{"text": text, "label": names.index(label)} for text, label in whole]
+    numbers = {name: number for number, name in enumerate(names)}
+    rows = [{"text": text, "label": numbers[label]} for text, label in whole]
     return names, rows, len(lines) - len(whole)
+
+
+def _utf8(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CourseError(f"{path} cannot be read: {error.strerror}.") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise CourseError(
+            f"{path.name} cannot be read as UTF-8: line {line} holds the byte "
+            f"0x{content[error.start]:02x}. Save the table again as CSV in UTF-8 (spreadsheets "
+            f"offer it when saving)."
+        ) from None
+
+
+def _fields(path: Path, content: str, text_column: str, label_column: str) -> list[tuple[str, str]]:
+    """Text and label of each row that is not blank, without white space around them."""
+    separator, header = _header(path, content, text_column, label_column)
+    text, label = header.index(text_column), header.index(label_column)
+    table = _reader(content, separator)
+    found = []
+    try:
+        next(table)
+        for row in filter(None, table):
+            if any(row[len(header) :]):
+                raise CourseError(
+                    f"{path.name}, line {table.line_num}: {len(row)} fields, but the header names "
+                    f"{len(header)}. A text that holds {separator!r} must stand in quotation marks."
+                )
+            row += [""] * (len(header) - len(row))
+            found.append((row[text].strip(), row[label].strip()))
+    except csv.Error as error:
+        raise CourseError(
+            f"{path.name}, near line {table.line_num}: {error}. A quotation mark opens a field "
+            f"only at its beginning, must be closed at its end, and is written twice inside."
+        ) from None
+    return found
+
+
+def _header(path: Path, content: str, text_column: str, label_column: str) -> tuple[str, list[str]]:
+    """What separates the fields, and the names of the columns."""
+    if text_column == label_column:
+        raise InvalidValue(f"texts and labels cannot both stand in column {text_column!r}.")
+    found = {}
+    for separator in SEPARATORS:
+        try:
+            names = [name.strip() for name in next(_reader(content, separator), [])]
+        except csv.Error:
+            names = []
+        if {text_column, label_column} <= set(names):
+            if names.count(text_column) + names.count(label_column) > 2:
+                raise InvalidValue(f"{path.name} names a column twice: {', '.join(names)}.")
+            return separator, names
+        found[separator] = names
+    names = max(found.values(), key=len)
+    missing = text_column if text_column not in names else label_column
+    raise InvalidValue(
+        f"{path.name} has no column {missing!r}. There are: {', '.join(names) or 'none'}. Name "
+        f"yours with --text-column and --label-column."
+    )
+
+
+def _reader(content: str, separator: str) -> Any:
+    return csv.reader(
+        io.StringIO(content, newline=""), delimiter=separator, strict=True, skipinitialspace=True
+    )
+
+
+def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Sorted; by their values if all are numbers, so that 2 stands before 10."""
+    names = sorted(labels)
+    try:
+        return tuple(sorted(names, key=float))
+    except ValueError:
+        return tuple(names)
 
 
 def read_ratings(file: str) -> Callable[[Path, Sequence[str]], Contents]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import pipeline
 
 from helpers import corpora, models
 from helpers.__main__ import _table, main
@@ -129,8 +130,6 @@ def test_train_writes_a_model_and_its_metrics(short_run):
 
 
 def test_the_saved_model_loads_with_pipeline(short_run):
-    from transformers import pipeline
-
     classify = pipeline("text-classification", model=str(short_run / "model"))
     assert classify("Are we still on for lunch?")[0]["label"] in {"ham", "spam"}
     assert classify("win " * 2000, truncation=True)[0]["score"] > 0
@@ -226,25 +225,67 @@ def test_a_csv_of_ones_own_is_cleaned_split_trained_and_judged_again(tmp_path, c
     assert tokenizer.model_max_length == 128
     assert main(["evaluate", str(out), str(path)]) == 0
     assert f"{metrics['test']['accuracy']:.3f}" in capsys.readouterr().out
+    classify = pipeline("text-classification", model=str(out / "model"))
+    assert classify("The bread bakes, in the oven")[0]["label"] == "food"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,label\na,x\nb,x\n", "at least two classes"),
-        ("body,label\na,x\nb,y\n", "no column 'text'. There are: body, label"),
-        ("text,label\na,x\nb,y\n", "fewer than 10 different texts of 'x', 'y'"),
-        ("", "There are: none"),
-        (b"text,label\n\xff\xfe,x\n", "cannot be read as UTF-8"),
+        ("text,label\na,x\nb,x\n", "the label is always 'x'. It needs at least two classes"),
+        ("text,label\n", "0 of its 0 rows have both"),
+        ("text,label\na,x\nb,y\n", "fewer than 10 different texts of 2 of the 2 classes"),
+        (b"text,label\na,x\n\xe9,x\n", "cannot be read as UTF-8: line 3 holds the byte 0xe9"),
+        ("text,label\na,x\n".encode("utf-16"), "cannot be read as UTF-8: line 1"),
+        ("text,label\na,x\nwell, then,y\n", "line 3: 3 fields, but the header names 2"),
+        ('text,label\n"a,x\nb,y\n', "near line 3: unexpected end of data. A quotation mark"),
+        ('text,label\n"a,x\n"b",y\n', "near line 3: ',' expected after '\"'"),
+        ("text,label\n" + "".join(f"t{i},{i / 4}\n" for i in range(40)), "of 40 of the 40 classes"),
     ],
 )
 def test_a_csv_that_cannot_be_used_is_explained(content, message, tmp_path, capsys):
+    refused(1, content, message, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("body,label\na,x\nb,y\n", "no column 'text'. There are: body, label"),
+        ("text;kind\na;x\nb;y\n", "no column 'label'. There are: text, kind"),
+        ("text,label,text\na,x,b\n", "names a column twice"),
+        ("", "There are: none"),
+    ],
+)
+def test_a_csv_whose_columns_are_named_wrongly_is_explained(content, message, tmp_path, capsys):
+    refused(2, content, message, tmp_path, capsys)
+
+
+def refused(status: int, content: str | bytes, message: str, tmp_path: Path, capsys) -> None:
     path = tmp_path / "own.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert main(["train", str(path), "--out", str(tmp_path / "run")]) in (1, 2)
+    assert main(["train", str(path), "--out", str(tmp_path / "run")]) == status
     said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said
+    assert message in said and "own.csv" in said and "Traceback" not in said
     assert not (tmp_path / "run").exists()
+
+
+def test_columns_that_are_one_and_a_file_of_another_kind_are_refused(tmp_path, capsys):
+    path = own_csv(tmp_path)
+    assert main(["train", str(path), "--text-column", "label"]) == 2
+    assert "cannot both stand in column 'label'" in capsys.readouterr().err
+    assert main(["train", str(path.rename(tmp_path / "letters.txt"))]) == 2
+    assert "ends in .csv, .tsv, .json" in capsys.readouterr().err
+
+
+def test_a_changed_csv_is_not_judged_on_texts_that_were_learnt(tmp_path, capsys):
+    path, out = own_csv(tmp_path), tmp_path / "run"
+    assert main(["train", str(path), "--max-steps", "1", "--out", str(out)]) == 0
+    assert main(["evaluate", str(out), str(tmp_path / "other.csv")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+    with path.open("a", encoding="utf-8") as file:
+        file.write('"One more train",travel,x\n')
+    assert main(["evaluate", str(out), str(path)]) == 1
+    assert "letters.csv is not the file" in capsys.readouterr().err
 
 
 def own_squad(folder: Path, answer: str = "Rome") -> Path:

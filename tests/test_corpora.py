@@ -290,3 +290,44 @@ def test_the_other_rated_sentences_load_like_the_reviews(name):
         ratings = np.array(part["rating"])
         assert np.abs(ratings).min() > 0.5 and np.abs(ratings).max() <= 4
         assert ((ratings > 0) == np.array(part["label"])).all()
+
+
+# -- a table of one's own --------------------------------------------------------------------------
+
+
+def own_table(path: Path, separator: str = ",", names: tuple[str, str] = ("10", "2"), **columns):
+    """Thirty texts of each of two classes, one of them copied with the other label."""
+    text, label = columns.get("text", "text"), columns.get("label", "label")
+    rows = [(f"Text{separator} number {n}", names[n % 2]) for n in range(60)]
+    lines = [f"{text}{separator}{label}"]
+    lines += [f'"{words}"{separator}{name}' for words, name in [*rows, (rows[0][0], names[1])]]
+    path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_is_read_whatever_separates_its_fields(separator, tmp_path):
+    path = own_table(tmp_path / "own.csv", separator)
+    data, names, report = corpora.load_csv(path)
+    assert names == ["2", "10"], "numbers in the order of their values"
+    assert report == {"empty": 0, "duplicates_removed": 2, "label_conflicts": 1, "kept": 59}
+    assert {split: len(rows) for split, rows in data.items()} == {
+        "train": 43, "validation": 5, "test": 11,
+    }  # fmt: skip
+    for rows in data.values():
+        for text, label in zip(rows["text"], rows["label"], strict=True):
+            number = int(text.rsplit(" ", 1)[1])
+            assert text == f"Text{separator} number {number}"
+            assert names[label] == ["10", "2"][number % 2]
+    again, _, _ = corpora.load_csv(path, examples=10)
+    assert len(again["train"]) == 10 and again["test"].to_dict() == data["test"].to_dict()
+
+
+def test_white_space_around_the_columns_names_is_no_part_of_them(tmp_path):
+    path = own_table(tmp_path / "own.csv", text=" body", label=" kind ")
+    _, names, _ = corpora.load_csv(path, text_column="body", label_column="kind")
+    assert names == ["2", "10"]
+
+
+def test_labels_that_are_words_are_sorted_as_words(tmp_path):
+    assert corpora.load_csv(own_table(tmp_path / "own.csv", names=("b", "10")))[1] == ["10", "b"]

@@ -5,6 +5,7 @@ The pieces are those of the lessons (``corpora``, ``models``, ``batching``, ``tr
 ``out/model`` (loads with ``from_pretrained`` and ``pipeline``) and ``out/metrics.json``.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from helpers import batching, corpora, evaluation, lora, models, runtime
-from helpers.errors import InvalidValue, unknown_name
+from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.tasks.running import RunOptions, finished_run, load_run, recorded, run, say_nothing
 
 SPLIT_SEED = 42  # the split never depends on a run's seed: every run is judged on the same rows
@@ -60,6 +61,9 @@ TASKS: dict[str, ClassificationTask] = {
     "reviews": ClassificationTask(
         "reviews", 2000, 4, 1e-4, 96, batch_size=16, dropout=0.1, consistency=4.0, metric="accuracy"
     ),
+    # Their counterparts on the Hub, with the settings of Devlin et al. 2019, section 4.1.
+    "sst2": ClassificationTask("sst2", None, 3, 2e-5, 96, dropout=0.1, metric="accuracy"),
+    "ag-news": ClassificationTask("ag-news", None, 3, 2e-5, 128, dropout=0.1, metric="accuracy"),
 }
 
 # For a file of one's own, whatever it holds.
@@ -93,6 +97,19 @@ def score(
         "macro_f1_interval": list(report["intervals"]["macro_f1"]),
         "per_class": per_class,
     }
+
+
+def training_batches(
+    name: str, tokenizer: Any, *, examples: int | None = None
+) -> batching.EncodedTexts:
+    """The training rows of task ``name``, cut at the tokenizer's ``model_max_length``.
+
+    examples: how many; None: the task's own number. Raises InvalidValue if there are not as many.
+    """
+    task = get_task(name)
+    number = task.examples if examples is None else examples
+    data = corpora.load(task.corpus, seed=SPLIT_SEED, examples=number)
+    return _encode(tokenizer, data["train"], len(corpora.label_names(task.corpus)))
 
 
 def _f1_of_class(labels: np.ndarray, predicted: np.ndarray, *, number: int) -> float:
@@ -191,11 +208,13 @@ def train_csv(
         seed=SPLIT_SEED,
         examples=options.examples,
     )
+    conflicts = report["label_conflicts"]
     options.say(
         f"{path.name}: {report['kept']:,} different texts of {len(names)} classes; left out: "
         f"{report['empty']:,} rows without a text or label, {report['duplicates_removed']:,} copies"
+        + (f" ({conflicts:,} texts had copies with other labels)" if conflicts else "")
     )
-    extra = {"text_column": text_column, "label_column": label_column}
+    extra = {"text_column": text_column, "label_column": label_column, "sha256": _sha256(path)}
     return _train(options, path.name, OWN, names, lambda: data, None, None, extra)
 
 
@@ -278,18 +297,31 @@ def evaluate_saved(folder: Path, name: str) -> dict[str, Any]:
 
 
 def evaluate_csv(folder: Path, path: Path) -> dict[str, Any]:
-    """As ``evaluate_saved``, of a model that ``train_csv`` trained on the file ``path``."""
-    load = partial(
-        corpora.load_csv,
+    """As ``evaluate_saved``, of a model that ``train_csv`` trained on the file ``path``.
+
+    Raises InvalidValue if there is no such file, CourseError if it is not the one trained on.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidValue(f"there is no file {path}; check the path.")
+    if recorded(folder, "sha256", _sha256(path)) != _sha256(path):
+        raise CourseError(
+            f"{path.name} is not the file that the model in {folder} was trained on, or it has "
+            f"changed since: its test texts may be ones that the model learnt from. Evaluate on "
+            f"the file as it was, or train again."
+        )
+    data, names, _ = corpora.load_csv(
         path,
         text_column=recorded(folder, "text_column", "text"),
         label_column=recorded(folder, "label_column", "label"),
         seed=SPLIT_SEED,
+        examples=recorded(folder, "examples"),
     )
-    _, names, _ = load()
-    return _evaluate(
-        folder, Path(path).name, OWN, names, lambda examples: load(examples=examples)[0]
-    )
+    return _evaluate(folder, path.name, OWN, names, lambda examples: data)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _evaluate(
