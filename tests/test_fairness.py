@@ -186,7 +186,9 @@ def test_a_counterfactual_gap_on_paper():
     found = fairness.counterfactual_gap([0.2, 0.6, 0.9, 0.4], [0.4, 0.4, 0.9, 0.5], resamples=50)
     assert found["shift"].value == pytest.approx(0.025)
     assert found["absolute_shift"].value == pytest.approx(0.125)
-    assert found["flip_rate"].value == pytest.approx(0.5)  # 0.5 itself is called class 1
+    assert found["flip_rate"].value == pytest.approx(0.5)
+    edge = fairness.counterfactual_gap([0.5, 0.6], [0.6, 0.5], resamples=5)
+    assert edge["flip_rate"].value == 0  # 0.5 itself is called class 1
 
 
 def test_intervals_equal_scipys_bootstrap():
