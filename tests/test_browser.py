@@ -154,7 +154,70 @@ def test_a_lesson_runs_and_an_exercise_is_failed_then_solved(lab):
             )
             # Long messages are wrapped.
             assert " ".join(expected.split()) in " ".join(_printed(cells[number]).split())
+        if path.name.startswith("15"):
+            _explore(page)
+            _write(page)
+            _chat(page)
         browser.close()
+
+
+def _wait_until(page, holds, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        page.wait_for_timeout(200)
+
+
+def _explore(page) -> None:
+    """Another prompt draws another figure; none is explained."""
+    panel = page.locator(".widget-interact")
+    image, prompt = panel.locator("img"), panel.locator("input[type=text]")
+    before = image.get_attribute("src")
+    prompt.fill("One, two, three,")
+    prompt.press("Enter")
+    _wait_until(page, lambda: image.count() == 1 and image.get_attribute("src") != before)
+    prompt.fill("")
+    prompt.press("Enter")
+    panel.get_by_text("empty prompt").wait_for(timeout=60_000)
+
+
+def _write(page) -> None:
+    """Three offers; one of them is appended; pressing again brings others."""
+    ask = page.get_by_role("button", name="Go on", exact=True)
+    panel = page.locator(".widget-vbox").filter(has=ask)
+    box, offers = panel.locator("textarea"), panel.locator(".widget-vbox button")
+    before = box.input_value()
+    ask.click()
+    _wait_until(page, lambda: offers.count() == 3)
+    first = offers.all_inner_texts()
+    # The page is told that the button works again after it is given the offers.
+    _wait_until(page, ask.is_enabled)
+    ask.click()
+    _wait_until(page, lambda: offers.count() == 3 and offers.all_inner_texts() != first)
+    _wait_until(page, ask.is_enabled)
+    offers.first.click()
+    _wait_until(page, lambda: len(box.input_value()) > len(before))
+    assert box.input_value().startswith(before) and offers.count() == 0
+
+
+def _chat(page) -> None:
+    """An answer to a message sent by Enter and to one by the button; all forgotten; no message."""
+    box = page.get_by_placeholder("your message")
+    send = page.get_by_role("button", name="Send", exact=True)
+    panel = page.locator(".widget-vbox").filter(has=send)
+    answers = panel.locator("p").filter(has_text=re.compile(r"^Model: *\S"))
+    box.fill("My name is Ada.")
+    box.press("Enter")
+    _wait_until(page, lambda: answers.count() == 1)
+    _wait_until(page, send.is_enabled)
+    box.fill("What is a film?")
+    send.click()
+    _wait_until(page, lambda: answers.count() == 2)
+    _wait_until(page, send.is_enabled)
+    page.get_by_role("button", name="Forget all", exact=True).click()
+    _wait_until(page, lambda: panel.locator("p").count() == 0)
+    send.click()
+    panel.get_by_text("Write at least one word").wait_for(timeout=60_000)
 
 
 def _retype(page, number: int, source: str) -> None:
