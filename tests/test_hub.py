@@ -130,6 +130,23 @@ assert min(min(part["label"]) for part in data.values()) == 0
     assert classes is None or str(classes) in done.stdout
 
 
+@pytest.mark.parametrize("task", ["sst2", "ag-news"])
+def test_the_full_profiles_corpora_train_and_are_judged_from_the_command_line(hub, tmp_path, task):
+    code = f"""
+from helpers.__main__ import main
+out = {str(tmp_path / "run")!r}
+assert main(["train", {task!r}, "--max-steps", "2", "--out", out]) == 0
+assert main(["evaluate", out, {task!r}]) == 0
+"""
+    done = python(code, hub.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bert-base, " in done.stdout and "Saved in" in done.stdout
+    rows = [line for line in done.stdout.split("\n") if line.startswith("fine-tuned")]
+    assert len(rows) == 2 and rows[0] == rows[1], "evaluate repeats what train wrote"
+    for baseline in ("TF-IDF + logistic regression", "majority class"):
+        assert done.stdout.count(f"\n{baseline}  ") == 2
+
+
 def test_squad_loads_as_the_courses_own_questions_do(hub, tmp_path):
     code = """
 from helpers import models
