@@ -128,6 +128,14 @@ class _Recorder(MemTracker):
                 self._param_to_grad_hook_handles[parameter] = (nothing, nothing)
         return super()._track_module_params_and_buffers(module, install_grad_hooks)
 
+    def _track(self, reftype, t):
+        for part in _parts(t):
+            super()._track(reftype, part)
+
+    def _update_and_maybe_create_winfos(self, t, reftype, update_existing=False):
+        update = super()._update_and_maybe_create_winfos
+        return set().union(*(update(part, reftype, update_existing) for part in _parts(t)))
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
         found = self.get_tracker_snapshot()[self.device]
@@ -139,6 +147,12 @@ class _Recorder(MemTracker):
             kind: np.sum([[s[name] for s in self.snapshots] for name in names], axis=0)
             for kind, names in _TRACKED.items()
         }
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A sparse tensor has no bytes of its own: its places and its values have."""
+    is_sparse = tensor.layout is torch.sparse_coo
+    return (tensor._indices(), tensor._values()) if is_sparse else (tensor,)
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,12 @@ class TensorBundle:
         """The path of data file number ``shard``."""
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
 
-    def _bytes(self, name: str, entry: TensorEntry) -> bytes:
+    def _bytes(self, name: str, entry: TensorEntry) -> bytearray:
         path = self.data_file(entry.shard)
         try:
             with open(path, "rb") as file:
                 file.seek(entry.offset)
-                raw = file.read(entry.size)
+                raw = bytearray(file.read(entry.size))  # so that the array may be written to
         except OSError as error:
             raise CourseError(
                 f"data file {path} cannot be read ({error.strerror}); the checkpoint consists of "
@@ -120,7 +120,7 @@ class TensorBundle:
         return raw
 
 
-def crc32c(data: bytes) -> int:
+def crc32c(data: bytes | bytearray) -> int:
     """CRC-32C (Castagnoli; RFC 3720, appendix B.4) of ``data``.
 
     A checksum goes through its bytes one by one. But it is linear: that of a whole follows from

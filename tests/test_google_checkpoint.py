@@ -77,7 +77,8 @@ def test_every_tensor_is_read_bit_for_bit_as_tensorflow_reads_it(prefix, listing
 def test_two_shards_by_value():
     bundle = TensorBundle(HERE / "two_shards" / "model.ckpt")
     assert bundle.shards == 2 and {entry.shard for entry in bundle.entries.values()} == {0, 1}
-    assert bundle.read("a/float").tolist() == [[1, 2], [3, 4]]
+    array = bundle.read("a/float")
+    assert array.tolist() == [[1, 2], [3, 4]] and array.flags.writeable
     assert bundle.read("b/long") == 7 and bundle.read("b/empty").shape == (0, 3)
 
 

@@ -189,6 +189,19 @@ def test_ratios_of_known_waits():
     assert 0.01 <= found.median("short") < 0.03
 
 
+def test_a_sparse_gradient_counts_as_its_rows_and_their_numbers():
+    """As training.fit has for the word embeddings: 3 rows of 4 in place of 1,000."""
+    table, rows = nn.Embedding(1000, 4, sparse=True), torch.tensor([5, 7, 9])
+
+    def step():
+        table(rows).sum().backward()
+        table.weight.grad = None
+
+    found = step_memory(step, table)
+    assert 3 * 4 * FLOAT <= found.most("gradients") + found.most("temporary") < 100 * FLOAT
+    assert found.most("parameters") == 1000 * 4 * FLOAT
+
+
 def test_the_ratio_is_the_median_over_rounds():
     """The machine was five times slower in the second round: the ratio does not see it."""
     found = Timings({"a": [1.0, 5.0, 1.0], "b": [2.0, 10.0, 3.0]}, {"a": 9.0, "b": 9.0})
