@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LAYERS = (
     {"errors"},
     {"runtime", "catalog", "tensor_bundle"},
-    {"archives", "downloads", "row_files", "feedback", "local_hub", "drift"},
+    {"archives", "downloads", "row_files", "feedback", "local_hub", "drift", "quantization"},
     {"assets"},
     {"corpus_files", "doctor", "model_card"},
     {"publishing"},
@@ -31,7 +31,7 @@ LAYERS = (
     {"batching", "losses", "config", "dropout", "lora", "measuring"},
     {"pretraining", "acceleration", "optimization", "checkpoints", "metrics", "mitigation"},
     {"calibration", "fairness", "resuming", "validation", "sharding"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "gpu_check"},
     {"tasks", "processes"},
     {"page"},
     {"shipping"},
