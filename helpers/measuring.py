@@ -75,8 +75,7 @@ def step_memory(
     """The memory of ``step()``: forward, backward, update and the clearing of gradients.
 
     step: may call the model several times (accumulation). Tensors made before it, such as the
-        batch, are not counted, nor is what a fused operation uses inside. Sparse gradients, which
-        ``training.fit`` uses on one process, cannot be followed.
+        batch, are not counted, nor is what a fused operation uses inside.
     warm_up: steps taken first, untracked. The first step of AdamW makes its state, so its peak
         is another one; 0 shows it.
     Source: ``torch.distributed._tools.mem_tracker``. Raises InvalidValue if ``step`` leaves the

@@ -140,7 +140,7 @@ def launch(
         said = [line for line in done.stderr.splitlines() if line.strip()]
         reasons = [line for line in said if line.startswith("helpers: ")] or said[-12:]
         raise CourseError(
-            f"{processes} processes could not train together here. They said:\n"
+            f"{processes} process(es) could not train together here. They said:\n"
             + "\n".join(dict.fromkeys(reasons))
         )
     return {
