@@ -174,6 +174,7 @@ _BASELINES = {
     "gazetteer": "names seen in training",
     "types": "commonest for the two types",
     "sliding_window": "sliding window of words",
+    "silent": "always silent",
 }
 
 

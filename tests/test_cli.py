@@ -167,7 +167,7 @@ EXTRACT = ["--examples", "8", "--batch-size", "4", "--max-steps", "3"]
     [
         ("entities", "f1", {"gazetteer"}),
         ("relations", "macro_f1", {"types", "tfidf_logreg"}),
-        ("questions", "exact_match", {"sliding_window"}),
+        ("questions", "exact_match", {"sliding_window", "silent"}),
     ],
 )
 def test_extraction_trains_saves_and_judges_again(task, score, baselines, tmp_path, capsys):

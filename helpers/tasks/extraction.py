@@ -251,7 +251,10 @@ class _Questions:
         return {
             "threshold": threshold,
             "test": cls._scores(test, qa.answer_texts(predicted["test"], threshold)),
-            "baseline": {"sliding_window": cls._scores(test, window)},
+            "baseline": {
+                "sliding_window": cls._scores(test, window),
+                "silent": cls._scores(test, [""] * len(test)),
+            },
         }
 
     @staticmethod

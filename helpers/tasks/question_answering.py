@@ -214,7 +214,8 @@ def encode(
     if stride < 0:
         raise InvalidValue(f"stride is {stride}; it must be at least 0.")
     questions = [example.question for example in examples]
-    sizes = [len(ids) for ids in tokenizer(questions, add_special_tokens=False)["input_ids"]]
+    alone = tokenizer(questions, add_special_tokens=False, verbose=False)
+    sizes = [len(ids) for ids in alone["input_ids"]]
     longest = max(sizes)
     room = limit - longest - tokenizer.num_special_tokens_to_add(pair=True)
     if room <= stride:
