@@ -45,16 +45,22 @@ def _say(line: str) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from helpers import doctor
+    if options.gpu:
+        from helpers import gpu_check
 
-    checks = doctor.diagnose()
+        checks = gpu_check.check_gpu()
+    else:
+        from helpers import doctor
+
+        checks = doctor.diagnose()
     width = max(len(check.name) for check in checks)
     for check in checks:
         print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<{width}}  {check.value}")
         if check.remedy:
             print(f"      {'':<{width}}  -> {check.remedy}")
     failed = sum(not check.ok for check in checks)
-    print(f"\n{failed} of {len(checks)} checks failed." if failed else "\nAll is well.")
+    if failed or not options.gpu:
+        print(f"\n{failed} of {len(checks)} checks failed." if failed else "\nAll is well.")
     return 1 if failed else 0
 
 
@@ -81,6 +87,29 @@ def _bundle(options: argparse.Namespace) -> int:
         f"    set PIP_FIND_LINKS to that folder's path and PIP_NO_INDEX to 1, then run\n"
         f"    {Path(sys.executable).name} -m helpers fetch"
     )
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from helpers.tasks.plan_report import render
+    from helpers.tasks.planning import plan_task
+
+    planned = plan_task(
+        options.task,
+        model=options.model,
+        batch_size=options.batch_size,
+        max_length=options.max_length,
+        examples=options.examples,
+        epochs=options.epochs,
+        precision=options.precision,
+        checkpointing=options.checkpointing,
+        lora_rank=options.lora,
+        card=options.card,
+        utilisation=options.utilisation,
+        price_per_hour=options.price_per_hour,
+        measure=options.measure,
+    )
+    print(render(planned))
     return 0
 
 
@@ -233,6 +262,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="will the course work here? If not, what to do")
+    doctor.add_argument(
+        "--gpu", action="store_true", help="compare the graphics card with the CPU and the plan"
+    )
     doctor.set_defaults(run=_doctor)
 
     fetch = commands.add_parser("fetch", help="fetch and verify models and data")
@@ -242,6 +274,32 @@ def _parser() -> argparse.ArgumentParser:
     bundle = commands.add_parser("bundle", help="put all assets in one folder for a workshop")
     bundle.add_argument("folder", type=Path, metavar="DIR")
     bundle.set_defaults(run=_bundle)
+
+    plan = commands.add_parser("plan", help="memory, time and cost of a training before it starts")
+    plan.add_argument(
+        "task",
+        metavar="TASK",
+        help="news, messages, reviews, entities, relations or questions",
+    )
+    plan.add_argument("--model", metavar="NAME", help="encoder, bert-base, bert-large or a folder")
+    plan.add_argument("--batch-size", type=int, metavar="N", help="texts of one step")
+    plan.add_argument("--max-length", type=int, metavar="N", help="tokens of a text at most")
+    plan.add_argument("--examples", type=int, metavar="N", help="training examples to use")
+    plan.add_argument("--epochs", type=float, metavar="N")
+    plan.add_argument("--precision", metavar="NAME", help="fp32, bf16 or fp16")
+    plan.add_argument("--checkpointing", action="store_true", help="recompute activations")
+    plan.add_argument("--lora", type=int, metavar="RANK", help="train an adapter and the head")
+    plan.add_argument("--card", metavar="NAME", help="one card (default: all that are known)")
+    plan.add_argument(
+        "--utilisation",
+        type=float,
+        default=0.3,
+        metavar="X",
+        help="share of its peak (%(default)s)",
+    )
+    plan.add_argument("--price-per-hour", type=float, metavar="X", help="of a card, to tell costs")
+    plan.add_argument("--measure", action="store_true", help="time a few steps on this machine")
+    plan.set_defaults(run=_plan)
 
     train = commands.add_parser(
         "train",

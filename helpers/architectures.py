@@ -79,15 +79,15 @@ class Writer:
         return self.tape.cast(self.tape.add(result, up), result.width)
 
     def _attention(
-        self, query: Value, key: Value, value: Value, *, heads: int, groups: int, causal: bool
+        self, query: Value, key: Value, value: Value, *, heads: int, groups: int
     ) -> Value:
         """heads: of the queries. groups: of keys and values (grouped-query attention)."""
         tape, scores = self.tape, self.batch_size * heads * self.length**2
         plain = self.eager or (self.attention_dropout > 0 and not tape.cuda)
+        whole = self._caches  # keys and values lie in memory as the products want them
         if groups < heads and (plain or self.mask):
-            key, value = (
-                tape.record([v], [v.count // groups * heads], v.width)[0] for v in (key, value)
-            )
+            key, value = self._copies(key, value, times=heads // groups)
+            whole = True
         inner = query.count // self.batch_size // self.length // heads
         if not plain:
             beside = 4 * self.batch_size * heads * self.length  # log of the softmax's sum
@@ -99,8 +99,9 @@ class Writer:
                 keeps=[query.storage, key.storage, value.storage], keeps_output=True,
                 extra=beside, flops=flops, backward_flops=2 * flops,
             )[0]  # fmt: skip
-        query, key, value = (tape.record([v], [v.count], v.width, passes=True)[0]
-                             for v in (query, key, value))  # fmt: skip
+        (query,) = self._copies(query)
+        if not whole:
+            key, value = self._copies(key, value)
         weights = tape.scale(tape.matmul(query, key, scores, inner))
         if self.mask:
             weights = tape.add(weights, self.mask)
@@ -114,12 +115,11 @@ class Writer:
             0
         ]  # heads side by side
 
-    def _masks(self, *, causal: bool) -> None:
+    def _masks(self) -> None:
         """The mask of all layers, where the attention function is given one."""
-        count = self.batch_size * self.length**2
-        if self.eager or self.padded or (causal and self.padded):
+        if self.eager or self.padded:
             width = self.tape.weight_width if self.eager else 1
-            (self.mask,) = self.tape.record((), [count], width)
+            (self.mask,) = self.tape.record((), [self.batch_size * self.length**2], width)
 
     def _layers(self, x: Value, count: int, layer: Callable[[Value], Value]) -> Value:
         for number in range(1, count + 1):
@@ -136,7 +136,7 @@ class Writer:
         places = c.max_position_embeddings
         x = tape.add(x, tape.embedding(self.length, "embeddings.position", places, width, full))
         x = tape.dropout(tape.norm(x, "embeddings.norm", width, trained=full), self.dropout)
-        self._masks(causal=False)
+        self._masks()
         x = self._layers(x, c.num_hidden_layers, self._bert_layer)
         with tape.at("head"):
             self._bert_head(x)
@@ -146,7 +146,7 @@ class Writer:
         width = c.hidden_size
         query, key, value = (self._project(x, n, width, width) for n in ("query", "key", "value"))
         heads = c.num_attention_heads
-        mixed = self._attention(query, key, value, heads=heads, groups=heads, causal=False)
+        mixed = self._attention(query, key, value, heads=heads, groups=heads)
         out = tape.dropout(self._project(mixed, "attention_output", width, width), self.dropout)
         x = tape.norm(tape.add(out, x), f"{place}.attention_norm", width, trained=self.full)
         inner = self._project(x, "intermediate", width, c.intermediate_size)
@@ -204,7 +204,7 @@ class Writer:
             x, tape.embedding(self.length, "embeddings.position", c.n_positions, width, full)
         )
         x = tape.dropout(x, self.dropout)
-        self._masks(causal=True)
+        self._masks()
         x = self._layers(x, c.n_layer, self._gpt2_layer)
         with tape.at("head"):
             x = tape.norm(x, "head.norm", width, trained=full)
@@ -219,26 +219,35 @@ class Writer:
         query, key, value = tape.record([joint], [joint.count // 3] * 3, joint.width, view_of=joint)
         key, value = self._cache(key, value)
         heads = c.n_head
-        mixed = self._attention(query, key, value, heads=heads, groups=heads, causal=True)
+        mixed = self._attention(query, key, value, heads=heads, groups=heads)
         x = tape.add(tape.dropout(self._project(mixed, "c_proj", width, width), self.dropout), x)
         normed = tape.norm(x, f"{place}.norm_2", width, trained=self.full)
         hidden = tape.activation(self._project(normed, "c_fc", width, inner), c.activation_function)
         out = tape.dropout(self._project(hidden, "mlp_proj", inner, width), self.dropout)
         return tape.add(x, out)
 
-    def _cache(self, key: Value, value: Value) -> tuple[Value, Value]:
-        """transformers copies keys and values into a cache in training too, and returns it."""
-        if not self.config.use_cache or self.checkpointing:
-            return key, value
-        copies = [self.tape.record([v], [v.count], v.width, passes=True)[0] for v in (key, value)]
+    @property
+    def _caches(self) -> bool:
+        """Whether keys and values go through transformers' cache, as they do in training too."""
+        return self.family != "bert" and self.config.use_cache and not self.checkpointing
+
+    def _cache(self, key: Value, value: Value) -> list[Value]:
+        """The cache's copies, which the caller gets with the logits."""
+        if not self._caches:
+            return [key, value]
+        copies = self._copies(key, value)
         self.tape.outputs.update(copy.storage for copy in copies)
-        return copies[0], copies[1]
+        return copies
+
+    def _copies(self, *values: Value, times: int = 1) -> list[Value]:
+        """The same numbers laid out anew, each ``times`` times."""
+        return [self.tape.record([v], [times * v.count], v.width, passes=True)[0] for v in values]
 
     def _llama(self) -> None:
         tape, c = self.tape, self.config
         width = c.hidden_size
         x = tape.embedding(self.rows, "embeddings.word", c.vocab_size, width, self.full)
-        self._masks(causal=True)
+        self._masks()
         x = self._layers(x, c.num_hidden_layers, self._llama_layer)
         with tape.at("head"):
             x = tape.rms_norm(x, "head.norm", width, trained=self.full)
@@ -256,7 +265,7 @@ class Writer:
         value = self._project(normed, "v_proj", width, groups * size, **bias)
         key, value = self._cache(self._rotate(key), value)
         query = self._rotate(query)
-        mixed = self._attention(query, key, value, heads=heads, groups=groups, causal=True)
+        mixed = self._attention(query, key, value, heads=heads, groups=groups)
         x = tape.add(self._project(mixed, "o_proj", heads * size, width, **bias), x)
         normed = tape.rms_norm(x, f"{place}.norm_2", width, trained=self.full)
         bias = {"bias": c.mlp_bias}

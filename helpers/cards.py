@@ -158,11 +158,22 @@ def largest_batch(
 
 def step_seconds(flops: int, flops_per_second: float, *, utilisation: float) -> float:
     """Seconds for ``flops`` at a share ``utilisation`` (above 0, at most 1) of the peak
-    ``flops_per_second``. Fine-tuning reaches 0.3 to 0.5 of a card at best: an assumption until it
-    is measured."""
+    ``flops_per_second``. Training of large models in large batches reaches 0.3 to 0.5 of a card; a
+    small model, which the card finishes before the next call reaches it, much less. An assumption
+    until it is measured."""
     if not 0 < utilisation <= 1:
         raise InvalidValue(f"utilisation is {utilisation}; it must be above 0, at most 1.")
     return flops / (_positive("flops_per_second", flops_per_second) * utilisation)
+
+
+def step_seconds_on(plan: hardware.Plan, card: Card, *, utilisation: float) -> float:
+    """Seconds of one step of ``plan`` on ``card`` at least: its products at ``utilisation`` of the
+    peak, and the optimiser, which is bound by the memory, at full bandwidth.
+
+    Raises InvalidValue for a precision that the card has no units for.
+    """
+    products = step_seconds(plan.flops, card.peak_flops(plan.precision), utilisation=utilisation)
+    return products + plan.update_bytes / card.bandwidth
 
 
 def flops_per_second(
@@ -183,17 +194,23 @@ def flops_per_second(
 
 
 def planned_run(
-    flops: int, steps: int, *, rate: float, price_per_hour: float | None = None
+    flops: int,
+    steps: int,
+    *,
+    rate: float,
+    price_per_hour: float | None = None,
+    seconds_a_step: float = 0.0,
 ) -> PlannedRun:
     """A whole run of ``flops`` in ``steps`` steps.
 
     rate: FLOP/s that are really reached, measured by ``flops_per_second`` or a card's peak times
-    a utilisation. price_per_hour: yours, in any currency.
+    a utilisation. price_per_hour: yours, in any currency. seconds_a_step: what every step takes
+    beside its products.
     """
     _positive("flops", flops)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InvalidValue(f"steps is {steps!r}; it must be a whole number, at least 1.")
-    seconds = flops / _positive("rate", rate)
+    seconds = flops / _positive("rate", rate) + steps * seconds_a_step
     if price_per_hour is None:
         return PlannedRun(steps, flops, seconds, None)
     if not (isfinite(price_per_hour) and price_per_hour >= 0):

@@ -10,6 +10,7 @@ are the same rules' prediction, to which a real card adds its context and what i
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Moment:
 class Plan:
     """What one optimiser step takes; bytes, and FLOPs with a multiply-add as 2.
 
+    settings: the other arguments of ``plan``; with another batch_size they make a plan beside it.
     parameter_count: numbers in the weights, shared ones once; trainable_count: those trained.
     parameters, gradients, optimizer_state: bytes. activations: bytes kept for the backward pass at
         the end of one micro-batch's forward pass, logits included.
@@ -138,6 +140,11 @@ class Plan:
     def tokens(self) -> int:
         """Tokens of one step, padding included."""
         return self.batch_size * self.sequence_length
+
+    @property
+    def update_bytes(self) -> int:
+        """Bytes that an update reads and writes: each trained weight, its gradient, its state."""
+        return 3 * self.gradients + 2 * self.optimizer_state
 
     @property
     def rule_of_thumb_flops(self) -> int:
@@ -255,31 +262,25 @@ def plan(
             "or store the weights in fp32."
         )
     dropout, attention_dropout = _dropouts(config, dropout, attention_dropout)
-    low = precision != "fp32" and weights == "fp32"
-
-    def written(size: int, rank: int | None = lora_rank) -> Tape:
-        tape = Tape(
-            autocast=WIDTHS[precision] if low else None,
+    largest = ceil(batch_size / accumulation)
+    tape = Writer(
+        Tape(
+            autocast=WIDTHS[precision] if precision != weights else None,
             weight_width=WIDTHS[weights],
             cuda=device == "cuda",
-        )
-        return Writer(
-            tape,
-            config,
-            size,
-            sequence_length,
-            head,
-            labels=labels,
-            rank=rank,
-            eager=attention == "eager",
-            padded=padded,
-            checkpointing=checkpointing,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-        ).write()
-
-    largest = -(-batch_size // accumulation)
-    tape = written(largest)
+        ),
+        config,
+        largest,
+        sequence_length,
+        head,
+        labels=labels,
+        rank=lora_rank,
+        eager=attention == "eager",
+        padded=padded,
+        checkpointing=checkpointing,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    ).write()
     run = Replay(tape, accumulated=accumulation > 1).training()
     inference = Replay(tape).inference()
     sizes = [weight.size for weight in tape.weights.values()]
@@ -293,7 +294,21 @@ def plan(
     moments.append(Moment("update", parameters, state, gradients, 0, 0))
     return Plan(
         model=name,
-        settings={"head": head, "optimizer": optimizer},
+        settings={
+            "head": head,
+            "labels": labels,
+            "precision": precision,
+            "weights": weights,
+            "optimizer": optimizer,
+            "checkpointing": checkpointing,
+            "accumulation": accumulation,
+            "lora_rank": lora_rank,
+            "attention": attention,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "padded": padded,
+            "device": device,
+        },
         batch_size=batch_size,
         sequence_length=sequence_length,
         precision=precision,

@@ -41,6 +41,8 @@ class Replay:
     gradients: int = 0
     flops: int = 0
     _holders: Counter = field(default_factory=Counter)
+    _uses: Counter = field(default_factory=Counter)
+    _waiting: set[str] = field(default_factory=set)
 
     def inference(self) -> "Replay":
         """The forward pass, with nothing kept."""
@@ -52,6 +54,8 @@ class Replay:
         trained = [weight for weight in self.tape.weights.values() if weight.trained]
         present = {weight.name for weight in trained} if self.accumulated else set()
         self.gradients = sum(weight.size for weight in trained) if self.accumulated else 0
+        operations = self.tape.operations
+        self._uses.update(w.name for operation in operations for w in operation.weights)
         segments = self._segments()
         self._forward(self.tape.operations, "forward ", keeping=True, segments=segments)
         self.kept = self.activations
@@ -134,28 +138,43 @@ class Replay:
                 buffer = incoming[0] if same else self._buffer(value.size)
                 buffer.users += 1
                 made.append((value, buffer))
-        again = sum(weight.size for weight in operation.weights if weight.name in present)
-        for weight in operation.weights:
-            if weight.name not in present:
-                self.gradients += weight.size
-                present.add(weight.name)
+        added, tied = self._weight_gradients(operation, present)
         self.flops += operation.backward_flops
-        self._note("backward " + operation.place, again + operation.backward_scratch)
+        self._note("backward " + operation.place, added + tied + operation.backward_scratch)
         self._release(*operation.keeps)
         for buffer in incoming:
             self._drop(buffer)
+        self._note("backward " + operation.place, 2 * tied)  # the new one and the sum
         for value, buffer in made:
             earlier = buffers.get(value)
             if earlier is None:
                 buffers[value] = buffer
-            elif earlier.users == 1:  # added in place
-                self._drop(buffer)
-            else:
-                buffers[value] = total = self._buffer(value.size)
-                total.users += 1
-                self._note("backward " + operation.place)
-                self._drop(earlier)
-                self._drop(buffer)
+                continue
+            buffers[value] = total = self._buffer(value.size)
+            total.users += 1
+            self._note("backward " + operation.place)
+            self._drop(earlier)
+            self._drop(buffer)
+
+    def _weight_gradients(self, operation: Operation, present: set[str]) -> tuple[int, int]:
+        """Bytes of new gradients that are added to those of an earlier micro-batch, and to those
+        of another use of the same weight in this one."""
+        added = tied = 0
+        for weight in operation.weights:
+            name, size = weight.name, weight.size
+            if name in self._waiting:
+                tied += size
+                self.temporary -= size if self.accumulated else 0
+            elif name not in present:
+                self.gradients += size
+                present.add(name)
+            elif self._uses[name] == 1:
+                added += size
+            else:  # held back until the weight's other gradient is there
+                self.temporary += size
+            if self._uses[name] > 1:
+                self._waiting.add(name)
+        return added, tied
 
     def _buffer(self, size: int) -> _Buffer:
         self.temporary += size
