@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from helpers import card_sections as sections
 from helpers import catalog
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
@@ -21,10 +22,8 @@ LICENCES = (
     "cc-by-nc-sa-4.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0",
     "openrail", "other", "unknown",
 )  # fmt: skip
-NOT_MEASURED = "No bias was measured"
 _PIPELINES = {"entities": "token-classification", "questions": "question-answering"}
 _METRIC_TYPES = {"macro_f1": "f1", "micro_f1": "f1"}
-_BASELINES = {"majority": "majority class", "tfidf_logreg": "TF-IDF + logistic regression"}
 _EMPTY = re.compile(r"\bTODO\b|\bTBD\b|More Information Needed|^\W*\.\.\.\W*$", re.I | re.M)
 
 
@@ -138,11 +137,11 @@ def card_text(
     content = {
         "Intended use": intended_use.strip(),
         "Out of scope": out_of_scope.strip(),
-        "Data": _data(metrics, data),
-        "Training": _training(metrics),
-        "Scores": _scores(metrics),
-        "Bias": _bias(metrics),
-        "Limits": _limits(metrics),
+        "Data": sections.data_section(metrics, data),
+        "Training": sections.training_section(metrics),
+        "Scores": sections.scores_section(metrics),
+        "Bias": sections.bias_section(metrics),
+        "Limits": sections.limits_section(metrics),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in content.items())
     gives = f"Labels: {', '.join(labels)}.\n\n" if labels else ""
@@ -176,24 +175,10 @@ def find_faults(text: str, metrics: Mapping[str, Any] | None = None) -> list[str
             faults.append(f"the section '{title}' is missing or empty")
     if metrics is not None and data.get("eval_results"):
         stated = {r.metric_name.split(" (")[0]: r.metric_value for r in data.get("eval_results")}
-        for key in _measured(metrics["test"]):
-            if stated.get(_title(key)) != round(metrics["test"][key], 4):
-                faults.append(f"its {_title(key)} is not the one in metrics.json")
+        for key in sections.measured(metrics["test"]):
+            if stated.get(sections.title(key)) != round(metrics["test"][key], 4):
+                faults.append(f"its {sections.title(key)} is not the one in metrics.json")
     return faults
-
-
-def _measured(scores: Mapping[str, Any]) -> list[str]:
-    """The scores that have an interval, which are all that a card states."""
-    return [key for key in scores if f"{key}_interval" in scores]
-
-
-def _title(key: str) -> str:
-    return key.replace("_", " ").replace("f1", "F1")
-
-
-def _range(scores: Mapping[str, Any], key: str) -> str:
-    low, high = scores[f"{key}_interval"]
-    return f"{low:.3f} to {high:.3f}"
 
 
 def _hub_name(model: str) -> str | None:
@@ -208,7 +193,7 @@ def _results(metrics: Mapping[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     test = metrics["test"]
-    if not _measured(test):
+    if not sections.measured(test):
         raise CourseError("metrics.json has no score with an interval: evaluate the model again.")
     return [
         EvalResult(
@@ -217,105 +202,11 @@ def _results(metrics: Mapping[str, Any]) -> list[Any]:
             dataset_name=metrics["task"],
             dataset_split="test",
             metric_type=_METRIC_TYPES.get(key, key),
-            metric_name=f"{_title(key)} (95 % interval {_range(test, key)})",
+            metric_name=f"{sections.title(key)} (95 % interval {sections.interval(test, key)})",
             metric_value=round(test[key], 4),
         )
-        for key in _measured(test)
+        for key in sections.measured(test)
     ]
-
-
-def _data(metrics: Mapping[str, Any], data: str | None) -> str:
-    asset = catalog.load_catalog().get(metrics["task"])
-    if data is None and asset is None:
-        raise InvalidValue(
-            f"{metrics['task']} is no data set of the course: say where its texts come from and "
-            f"whose they are (data)."
-        )
-    lines = [data.strip()] if data else []
-    if asset is not None:
-        lines += [f"{asset.title}. Licence: {asset.licence}. Source: {asset.citation}."]
-    lines += [
-        f"{metrics.get('examples', '?'):,} training examples; duplicates were removed before the "
-        f"split into training, validation and test."
-    ]
-    return "\n\n".join(lines)
-
-
-def _training(metrics: Mapping[str, Any]) -> str:
-    asset = catalog.load_catalog().get(metrics.get("model", ""))
-    base = f"{asset.title} (licence: {asset.licence})" if asset else metrics.get("model", "?")
-    lines = [f"- pretrained model: {base}"]
-    for key, what in (
-        ("seed", "seed"),
-        ("precision", "arithmetic"),
-        ("device", "device"),
-        ("max_length", "word pieces a text is cut to"),
-    ):
-        if key in metrics:
-            lines.append(f"- {what}: {metrics[key]}")
-    return "\n".join(lines)
-
-
-def _scores(metrics: Mapping[str, Any]) -> str:
-    test, keys = metrics["test"], _measured(metrics["test"])
-    baselines = metrics.get("baseline", {})
-    rows = {"this model": test} | {_BASELINES.get(k, _title(k)): v for k, v in baselines.items()}
-    lines = [
-        "On the test set, with 95 % intervals:",
-        "",
-        f"| | {' | '.join(map(_title, keys))} |",
-        f"|---{'|---' * len(keys)}|",
-    ]
-    for title, scores in rows.items():
-        cells = [
-            f"{scores[key]:.3f} ({_range(scores, key)})" if f"{key}_interval" in scores else "–"
-            for key in keys
-        ]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    lines += ["", _verdict(test, baselines, keys[0])]
-    return "\n".join(lines)
-
-
-def _verdict(test: Mapping[str, Any], baselines: Mapping[str, Any], key: str) -> str:
-    """What the comparison with the best baseline allows to say."""
-    scored = {name: scores[key] for name, scores in baselines.items() if key in scores}
-    if not scored:
-        return "No baseline was measured beside it, so nothing says whether this is good."
-    best = max(scored, key=scored.__getitem__)
-    title, (low, high) = _BASELINES.get(best, _title(best)), test[f"{key}_interval"]
-    if scored[best] > high:
-        return f"**The baseline ({title}) does better.** Use that."
-    if scored[best] >= low:
-        return f"The best baseline ({title}) lies within this model's interval: no clear gain."
-    return f"The best baseline ({title}) lies below this model's interval."
-
-
-def _bias(metrics: Mapping[str, Any]) -> str:
-    if not metrics.get("bias"):
-        return (
-            f"{NOT_MEASURED}. That does not mean that there is none: measure it for the groups "
-            f"your texts speak of before the model decides anything about people."
-        )
-    lines = ["| what was compared | measure | value | 95 % interval |", "|---|---|---|---|"]
-    for what, measures in metrics["bias"].items():
-        for name, found in measures.items():
-            low, high = found["interval"]
-            lines.append(
-                f"| {what} | {_title(name)} | {found['value']:.3f} | {low:.3f} to {high:.3f} |"
-            )
-    return "\n".join([*lines, "", "What is not in this table was not measured."])
-
-
-def _limits(metrics: Mapping[str, Any]) -> str:
-    lines = [
-        "- The intervals say how far the scores would move with other test examples drawn in the "
-        "same way. On texts of another kind, place or time the scores may be far lower.",
-        "- The scores are of one training run; other seeds give others.",
-    ]
-    cut = metrics.get("truncated", {}).get("test") if "truncated" in metrics else None
-    if cut:
-        lines.append(f"- {cut:,} test texts were longer than the model reads; their ends are lost.")
-    return "\n".join(lines)
 
 
 def _write(path: Path, text: str) -> Path:

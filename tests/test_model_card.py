@@ -7,6 +7,7 @@ import tiny_run
 from huggingface_hub import ModelCard
 
 from helpers import model_card
+from helpers.card_sections import NOT_MEASURED
 from helpers.errors import CourseError, InvalidValue
 
 WORDS = {
@@ -69,7 +70,7 @@ def test_the_comparison_with_the_baseline_does_not_flatter(baseline, verdict):
 
 
 def test_bias_is_shown_with_intervals_or_said_not_to_be_measured(tmp_path):
-    assert model_card.NOT_MEASURED in text()
+    assert NOT_MEASURED in text()
     run = tiny_run.write(tmp_path / "run")
     model_card.record_bias(run, "he and she", {"flip_rate": (0.02, 0.01, 0.04)})
     model_card.record_bias(run, "old and young", {"shift": (-0.1, -0.2, 0.05)})
@@ -77,7 +78,7 @@ def test_bias_is_shown_with_intervals_or_said_not_to_be_measured(tmp_path):
     card = path.read_text(encoding="utf-8")
     assert "| he and she | flip rate | 0.020 | 0.010 to 0.040 |" in card
     assert "| old and young | shift | -0.100 | -0.200 to 0.050 |" in card
-    assert model_card.NOT_MEASURED not in card
+    assert NOT_MEASURED not in card
     assert model_card.find_faults(card, model_card.read_metrics(run)) == []
     assert path == run / "model" / "README.md"
     assert not list(run.rglob(".*"))

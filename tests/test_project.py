@@ -24,7 +24,7 @@ LAYERS = (
     {"runtime", "catalog", "tensor_bundle"},
     {"archives", "downloads", "row_files", "feedback", "local_hub", "drift", "quantization"},
     {"assets"},
-    {"corpus_files", "doctor", "model_card"},
+    {"corpus_files", "doctor", "card_sections", "model_card"},
     {"publishing"},
     {"tape", "replay", "architectures", "hardware", "cards"},
     {"corpora", "models", "annotations", "squad", "counterfactuals", "google_checkpoint", "lamb"},

@@ -1,0 +1,69 @@
+"""Linear layers in 8-bit whole numbers, for faster answers on a CPU.
+
+PyTorch keeps these kernels in ``torch.ao.quantization``, marks the module as deprecated in favour
+of torchao, and on CPUs without int8 dot-product units has no other fast ones. This is the one place
+that uses it. The quantised model is for answering alone: ship the float32 weights (safetensors) and
+quantise where the model is loaded.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from helpers.errors import CourseError, InvalidValue
+
+_PER_ROW = ("x86", "fbgemm", "onednn")  # engines that take a scale for each row of a weight
+
+
+def quantize_linear(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in eval mode, on the CPU, in which every ``nn.Linear`` holds its weights
+    as int8 and rounds its inputs to 8 bits, by the range of each batch, when it is called
+    (*dynamic* quantisation). Embeddings and normalisations stay float32.
+
+    Raises InvalidValue: there is no ``nn.Linear``. CourseError: this build of torch has no int8
+    kernels.
+    """
+    if not any(type(module) is nn.Linear for module in model.modules()):
+        raise InvalidValue(
+            f"{type(model).__name__} has no nn.Linear; there is nothing to quantise."
+        )
+    engine = torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"torch\.ao\.quantization is deprecated")
+        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_")
+        try:
+            from torch.ao import quantization
+
+            per_row = quantization.per_channel_dynamic_qconfig
+            chosen = per_row if engine in _PER_ROW else quantization.default_dynamic_qconfig
+            return quantization.quantize_dynamic(model.cpu().eval(), {nn.Linear: chosen})
+        except (ImportError, AttributeError, RuntimeError) as error:
+            raise CourseError(
+                f"this build of torch ({torch.__version__}, engine {engine!r}) cannot compute with "
+                f"int8 weights ({error}). Stay with float32, or export to a runtime that can."
+            ) from None
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all weights: parameters, and the int8 weights and biases of quantised layers (with
+    the scales of their rows); shared ones count once."""
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    for module in model.modules():
+        if _is_quantized(module):
+            weight, bias = module.weight(), module.bias()
+            total += weight.numel() + _scales(weight).numel() * 4
+            total += bias.numel() * 4 if bias is not None else 0
+    return total
+
+
+def _is_quantized(module: Any) -> bool:
+    """Not a layer of PyTorch's own float kind: there ``weight`` is a tensor."""
+    return callable(getattr(module, "weight", None)) and callable(getattr(module, "bias", None))
+
+
+def _scales(weight: Any) -> torch.Tensor:
+    if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        return weight.q_per_channel_scales()
+    return torch.tensor([weight.q_scale()])
