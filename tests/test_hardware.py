@@ -44,8 +44,8 @@ FULL = {"layers": None, "vocabulary": None}  # the model as it is
 MEASURED = [
     ("encoder", FULL, {"batch_size": 8, "sequence_length": 64}),
     ("encoder", FULL, {"batch_size": 1, "sequence_length": 16, "optimizer": "sgd"}),
-    ("encoder", FULL, {"batch_size": 8, "sequence_length": 64, "checkpointing": True}),
-    ("encoder", FULL, {"batch_size": 8, "sequence_length": 64, "lora_rank": 8}),
+    ("encoder", FULL, {"batch_size": 2, "sequence_length": 64, "checkpointing": True}),
+    ("encoder", FULL, {"batch_size": 2, "sequence_length": 64, "lora_rank": 8}),
     ("encoder", {}, {"attention": "eager", "padded": True}),
     ("encoder", {}, {"dropout": 0.1, "optimizer": "momentum"}),
     ("encoder", {}, {"accumulation": 4}),

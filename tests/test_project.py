@@ -26,7 +26,7 @@ LAYERS = (
     {"assets"},
     {"corpus_files", "doctor", "card_sections", "model_card"},
     {"publishing"},
-    {"tape", "replay", "architectures", "hardware", "cards"},
+    {"tape", "replay", "architectures", "shapes", "hardware", "cards"},
     {"corpora", "models", "annotations", "squad", "counterfactuals", "google_checkpoint", "lamb"},
     {"batching", "losses", "config", "dropout", "lora", "measuring"},
     {"pretraining", "acceleration", "optimization", "checkpoints", "metrics", "mitigation"},

@@ -91,7 +91,6 @@ def plan_task(
     if task not in known:
         raise unknown_name("task", task, known)
     chosen = list(cards.CARDS.values()) if card is None else [cards.get_card(card)]
-    cards.step_seconds(1, 1.0, utilisation=utilisation)  # is it a share?
     kind = classification if task in classification.TASKS else extraction
     own, here = kind.get_task(task), runtime.detect(precision=precision)
     config = TrainingConfig(
@@ -104,7 +103,6 @@ def plan_task(
     )
     name = model or models.default_model(here.profile)
     length = own.max_length if max_length is None else max_length
-    data = _training_data(task, name, length, examples)
     passes = 2 if config.consistency else 1
     settings = {
         "head": {"entities": "tokens", "questions": "questions"}.get(task, "classifier"),
@@ -117,6 +115,12 @@ def plan_task(
         "precision": here.precision,
         "device": "cuda" if here.device == "cuda" else "cpu",
     }
+    _check_shape(name, length)
+    # What is out of range is told before the data are read.
+    hardware.plan(name, batch_size=1, sequence_length=length, **settings)
+    share = 1 / cards.step_seconds(1, 1.0, utilisation=utilisation)
+    cards.planned_run(1, 1, rate=share, price_per_hour=price_per_hour)
+    data = _training_data(task, name, length, examples)
     batches = length_grouped_batches(data.lengths, config.batch_size, seed=config.seed, epoch=0)
     counts = np.array([len(rows) for rows in batches])
     widths = np.array([data.lengths[rows].max() for rows in batches])
@@ -189,16 +193,19 @@ def _on_card(
     return OnCard(fit, precision, run if fit.fits else None, most // passes)
 
 
-def _training_data(task: str, model: str, length: int, examples: int | None) -> Batches:
-    config = hardware.model_config(model)
+def _check_shape(name: str, length: int) -> None:
+    config = hardware.model_config(name)
     if config.model_type != "bert":
         raise InvalidValue(
-            f"{model} is a {config.model_type}; the tasks fine-tune a BERT, such as encoder, "
+            f"{name} is a {config.model_type}; the tasks fine-tune a BERT, such as encoder, "
             "bert-base or bert-large."
         )
     longest = config.max_position_embeddings
     if isinstance(length, bool) or not SHORTEST <= length <= longest:
-        raise InvalidValue(f"max_length is {length}; {model} takes {SHORTEST} to {longest} tokens.")
+        raise InvalidValue(f"max_length is {length}; {name} takes {SHORTEST} to {longest} tokens.")
+
+
+def _training_data(task: str, model: str, length: int, examples: int | None) -> Batches:
     # The published models that the planner knows share one vocabulary, the course's encoder's.
     tokenizer = models.load_tokenizer("encoder" if model in hardware.MODELS else model)
     tokenizer.model_max_length = length
