@@ -200,17 +200,17 @@ def test_a_penalty_moves_either_sign_down_once_and_spares_padding():
 
 
 BAD = [
-    ({"temperature": 0.0, "sample": True}, "temperature is 0.0; it must be a number above 0"),
+    ({"temperature": 0.0, "sample": True}, "temperature is 0.0; it must be above 0"),
     ({"temperature": -1.0, "sample": True}, "temperature is -1.0"),
     ({"temperature": math.nan, "sample": True}, "temperature is nan"),
     ({"temperature": math.inf, "sample": True}, "temperature is inf"),
-    ({"temperature": "0.7", "sample": True}, "temperature is '0.7'; it must be a number"),
-    ({"top_p": 0.0, "sample": True}, "top_p is 0.0; it must be a number above 0 and at most 1"),
+    ({"temperature": "0.7", "sample": True}, "temperature is '0.7'; give a finite number, above 0"),
+    ({"top_p": 0.0, "sample": True}, "top_p is 0.0; it must be above 0 and at most 1"),
     ({"top_p": -0.1, "sample": True}, "top_p is -0.1"),
     ({"top_p": 1.01, "sample": True}, "top_p is 1.01"),
     ({"top_k": 0, "sample": True}, "top_k is 0; it must be a whole number of at least 1"),
     ({"top_k": 2.5, "sample": True}, "top_k is 2.5"),
-    ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be a number above 0"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
     ({"repetition_penalty": -1.2, "num_beams": 2}, "repetition_penalty is -1.2"),
     ({"num_beams": 0}, "num_beams is 0; it must be a whole number of at least 1"),
     ({"num_beams": None}, "num_beams is None"),

@@ -21,18 +21,10 @@ _SETTINGS = {  # name: (what it must be, the test, what to do otherwise)
         lambda n: _whole(n) and n >= 1,
         "1 is greedy search or sampling.",
     ),
-    "temperature": (
-        "a number above 0",
-        lambda t: t > 0,
-        "For the most probable token, leave sample=False.",
-    ),
+    "temperature": ("above 0", lambda t: t > 0, "For the most probable token, leave sample=False."),
     "top_k": ("a whole number of at least 1", lambda k: _whole(k) and k >= 1, "None keeps all."),
-    "top_p": ("a number above 0 and at most 1", lambda p: 0 < p <= 1, "1 or None keeps all."),
-    "repetition_penalty": (
-        "a number above 0",
-        lambda r: r > 0,
-        "1 or None changes nothing; try 1.2.",
-    ),
+    "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1, "1 or None keeps all."),
+    "repetition_penalty": ("above 0", lambda r: r > 0, "1 or None changes nothing; try 1.2."),
 }
 
 
@@ -113,6 +105,7 @@ def check(**settings: Any) -> None:
         allowed, holds, advice = _SETTINGS[name]
         if value is None and name not in _REQUIRED:
             continue
-        number = isinstance(value, int | float) and math.isfinite(value)
-        if not number or not holds(value):
-            raise InvalidValue(f"{name} is {value!r}; it must be {allowed}. {advice}".rstrip())
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InvalidValue(f"{name} is {value!r}; give a finite number, {allowed}.")
+        if not holds(value):
+            raise InvalidValue(f"{name} is {value}; it must be {allowed}. {advice}".rstrip())
