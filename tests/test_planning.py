@@ -147,6 +147,21 @@ def test_the_table_says_what_the_plan_holds(capsys):
     assert max(map(len, said.splitlines())) <= 110
 
 
+@pytest.mark.parametrize(
+    ("options", "unchecked"),
+    [
+        ({"card": "t4"}, True),  # chooses fp16
+        ({"card": "a100-40gb"}, True),  # chooses bf16
+        ({"card": "t4", "precision": "fp32"}, False),
+    ],
+    ids=str,
+)
+def test_memory_in_16_bits_on_a_card_is_said_to_be_unchecked(options, unchecked):
+    said = render(plan_task("messages", examples=32, **options))
+    assert ("Memory in fp16 or bf16 on a card: an unchecked prediction" in said) is unchecked
+    assert max(map(len, said.splitlines())) <= 110
+
+
 def test_measured_steps_give_a_time():
     threads = torch.get_num_threads()
     planned = plan_task("messages", examples=48, batch_size=8, card="t4", max_length=16,

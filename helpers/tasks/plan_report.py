@@ -6,6 +6,7 @@ from helpers.cards import GB, RESERVE
 from helpers.tasks.planning import MEASURED_STEPS, OnCard, TaskPlan
 
 _MB = 10**6
+UNCHECKED = ("fp16", "bf16")  # precisions in which no card's memory was held against a plan
 
 
 def render(planned: TaskPlan) -> str:
@@ -100,14 +101,20 @@ def _cards(planned: TaskPlan) -> str:
     priced = any(each.run and each.run.cost is not None for each in planned.cards)
     header = ["card", "memory", "precision", "fits", "most texts", "time", *(["cost"] * priced)]
     rows = [header, *(_row(each, priced) for each in planned.cards)]
-    notes = (
+    notes = [
         f"Fits: beside {RESERVE / GB:g} GB for CUDA and gaps (assumed). Most texts: of the longest "
         "length, in one step.",
         f"Time: at {planned.utilisation:.0%} of the card's peak (assumed) and its memory bandwidth."
         " Small models",
         "in small batches take longer: the card waits for Python. What a real card does: "
         "doctor --gpu",
-    )
+    ]
+    if any(each.precision in UNCHECKED for each in planned.cards):
+        notes.append(
+            "Memory in fp16 or bf16 on a card: an unchecked prediction. It was measured on no card "
+            "yet; doctor --gpu"
+        )
+        notes.append("measures it on yours. Leave some to spare.")
     return "\n".join([*_table(rows), "", *notes])
 
 
