@@ -33,7 +33,7 @@ def diagnose() -> list[Check]:
     """All checks, in the order a person would ask them. Downloads nothing; takes seconds."""
     checks = [_python(), *_libraries()]
     if all(check.ok for check in checks):
-        checks += [_hardware(), *_decisions()]
+        checks += [*_torchvision(), _hardware(), *_decisions()]
     states = {
         name: assets.status(name)
         for name, asset in catalog.load_catalog().items()
@@ -84,6 +84,26 @@ def _libraries() -> list[Check]:
         return [Check("libraries", False, "; ".join(wrong), remedy)]
     shown = ("torch", "transformers", "datasets", "accelerate", "numpy")
     return [Check("libraries", True, ", ".join(f"{name} {versions[name]}" for name in shown))]
+
+
+def _torchvision() -> list[Check]:
+    """fast.ai brings torchvision; a build made for another torch fails to load, and transformers
+    fails with it. Nothing is said where it is not installed or loads."""
+    try:
+        version = metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        return []
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:
+        value = f"torchvision {version} does not load beside this torch ({_first_line(error)})"
+        remedy = f"{Path(sys.executable).name} -m pip uninstall torchvision (no lesson needs it)"
+        return [Check("torchvision", False, value, remedy)]
+    return []
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _hardware() -> Check:

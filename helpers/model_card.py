@@ -6,7 +6,6 @@ The form is the Hub's: Markdown under a block of YAML that ``huggingface_hub.Mod
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from helpers import card_sections as sections
 from helpers import catalog
 from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers.whole_files import write_text
 
 SECTIONS = ("Intended use", "Out of scope", "Data", "Training", "Scores", "Bias", "Limits")
 LICENCES = (
@@ -61,7 +61,7 @@ def write_card(
         licence=licence,
         language=language,
     )
-    return _write(run / "model" / "README.md", text)
+    return write_text(run / "model" / "README.md", text)
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def record_bias(run: str | Path, what: str, measures: Mapping[str, Iterable[floa
     run = Path(run)
     metrics = read_metrics(run)
     metrics.setdefault("bias", {})[what.strip()] = entry
-    _write(run / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(run / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def card_text(
@@ -207,10 +207,3 @@ def _results(metrics: Mapping[str, Any]) -> list[Any]:
         )
         for key in sections.measured(test)
     ]
-
-
-def _write(path: Path, text: str) -> Path:
-    scratch = path.with_name(f".{path.name}-{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
-    return path

@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 
@@ -66,3 +67,23 @@ def test_a_wrong_profile_in_the_environment_fails_with_its_name(monkeypatch):
     monkeypatch.setenv("COURSE_PROFILE", "fast")
     found = failed(doctor.diagnose())
     assert "COURSE_PROFILE is 'fast'" in found["runtime"].value
+
+
+def test_a_torchvision_that_does_not_load_fails_with_its_cure(monkeypatch, tmp_path):
+    real = doctor.metadata.version
+    monkeypatch.setattr(
+        doctor.metadata, "version", lambda name: "0.1" if name == "torchvision" else real(name)
+    )
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    broken = "raise RuntimeError('operator torchvision::nms does not exist\\nand more')"
+    (package / "__init__.py").write_text(broken, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (found,) = doctor._torchvision()
+    assert not found.ok and "nms does not exist)" in found.value
+    assert "pip uninstall torchvision" in found.remedy
+
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    assert doctor._torchvision() == []

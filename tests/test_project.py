@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # A module may import from those before it, never from those after it.
 LAYERS = (
     {"errors"},
-    {"runtime", "catalog", "tensor_bundle"},
+    {"runtime", "catalog", "tensor_bundle", "whole_files"},
     {"archives", "downloads", "row_files", "feedback", "local_hub", "drift", "quantization"},
     {"assets"},
     {"corpus_files", "doctor", "card_sections", "model_card"},

@@ -20,6 +20,7 @@ from helpers import batching, evaluation
 from helpers.errors import CourseError, InvalidValue
 from helpers.row_files import Row, check_kind, columns_of, csv_line, json_line, read_rows
 from helpers.tasks.running import load_run, say_nothing
+from helpers.whole_files import write_text
 
 ADDED = ("predicted_label", "probability")
 
@@ -92,7 +93,7 @@ def predict_file(
                 file.write(csv_line(list(row.values())) if is_csv else json_line(row))
             _force(file)
             state = {"run": run, "written": file.tell(), "summary": asdict(summary)}
-            _write_whole(progress, json.dumps(state))
+            write_text(progress, json.dumps(state))
             say(f"{summary.rows:,} rows")
     part.replace(out)
     progress.unlink(missing_ok=True)
@@ -198,14 +199,6 @@ def _restore(
 def _force(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}-{os.getpid()}")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        _force(file)
-    scratch.replace(path)
 
 
 def _hash(path: Path) -> str:

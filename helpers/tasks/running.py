@@ -2,7 +2,6 @@
 and what it writes: ``out/model`` and then ``out/metrics.json``, each whole or not at all."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from accelerate import PartialState
 from helpers import models, runtime, training
 from helpers.batching import Batches
 from helpers.errors import CourseError, InvalidValue
+from helpers.whole_files import write_text
 
 
 def say_nothing(line: str) -> None:
@@ -136,9 +136,7 @@ def run(
     }
     out = Path(options.out)
     models.save_trained(model, tokenizer, out / "model")
-    partial_metrics = out / f".metrics-{os.getpid()}.json"
-    partial_metrics.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    partial_metrics.replace(out / "metrics.json")
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
