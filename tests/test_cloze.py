@@ -26,6 +26,12 @@ def test_every_answer_stands_where_it_says_and_questions_do_not_depend_on_more_t
     assert 0 < sum(not asked.answers for asked in made) < 20
 
 
+def test_a_small_word_that_begins_a_sentence_is_no_part_of_a_name():
+    text = "In Albania the firm said on Friday that nobody would lose a job this year. " * 9
+    made = cloze.cloze_questions({"a": text}, 20)
+    assert {asked.answers[0]["text"] for asked in made if asked.answers} == {"Albania", "Friday"}
+
+
 def test_nothing_is_lost_or_hidden_unless_asked_for():
     for asked in cloze.cloze_questions(TEXTS, 30, dropped=0, unanswerable=0):
         assert asked.answers

@@ -23,10 +23,11 @@ _MONTHS = "January|February|March|April|June|July|August|September|October|Novem
 _DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
 _DATE = rf"(?:{_DAYS}|{_MONTHS}|(?:19|20)\d\d)"
 _NUMBER = r"(?:[£$€]\s?\d[\d.,]*\w*(?:\s(?:million|billion))?|\d[\d.,]*\d%?|\d%?)"
-_NAME = r"(?:[A-Z][\w-]*\w(?:\s(?:of\s|and\s)?[A-Z][\w-]+)*)"
+_SMALL = "The|This|That|These|Those|An|In|On|At|For|From|By|With|But|And|As|If|It|He|She|We|They"
+_NAME = rf"(?:(?!(?:{_SMALL})\b)[A-Z][\w-]*\w(?:\s(?:of\s|and\s)?[A-Z][\w-]+)*)"
 _ANSWER = re.compile(rf"\b{_DATE}\b|{_NUMBER}(?!\w)|\b{_NAME}")
 _TITLE = re.compile(r"(?:Mr|Mrs|Ms|Sir|Dr|Lord|Dame)\.?\s$")
-_IN = re.compile(r"\b(?:in|at|from|to)\s(?:the\s)?$")
+_IN = re.compile(r"\b(?:in|at|from|to)\s(?:the\s)?$", re.IGNORECASE)
 
 
 def article_texts(without: list[Opening]) -> dict[str, str]:
