@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from helpers.errors import CourseError, InvalidValue
+from helpers.whole_files import write_text
 
 SIGNALS = ("length", "unseen", "confidence")
 LARGE = 0.1  # "some change" in the rule of thumb of credit scoring (Siddiqi 2006)
@@ -171,9 +172,9 @@ class Reference:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write as JSON, whole or not at all."""
         content = asdict(self) | {"seen": sorted(self.seen)}
-        Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(content) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":
