@@ -154,21 +154,24 @@ def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
         raise InvalidValue(f"there is no file {file}; check the path.")
     if ending not in _TABLES and (options.text_column or options.label_column):
         raise InvalidValue("--text-column and --label-column are for a CSV file of your own.")
+    adapter = {"lora_rank": options.lora, "lora_alpha": options.lora_alpha}
     if task in classification.TASKS:
         return classification.train_task(
             task,
-            lora_rank=options.lora,
-            lora_alpha=options.lora_alpha,
+            **adapter,
             **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
         )
-    if options.lora is not None or options.lora_alpha is not None:
-        raise InvalidValue(f"--lora is for the tasks {', '.join(classification.TASKS)}.")
+    if ending not in _TABLES and any(value is not None for value in adapter.values()):
+        raise InvalidValue(
+            f"--lora is for the tasks {', '.join(classification.TASKS)} and a table of your own."
+        )
     if ending in _TABLES:
         return classification.train_csv(
             file,
             run,
             text_column=options.text_column or "text",
             label_column=options.label_column or "label",
+            **adapter,
         )
     if ending == ".json":
         return extraction.train_task("questions", run, file=file)

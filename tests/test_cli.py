@@ -65,6 +65,7 @@ def short_run(tmp_path_factory) -> Path:
         (["train", "news", "--lora", "0"], "rank is 0"),
         (["train", "news", "--lora", "9999"], "rank is 9999"),
         (["train", "news", "--lora-alpha", "8"], "give its rank"),
+        (["train", "questions.json", "--lora", "4"], "there is no file questions.json"),
         (["train", "news", "--lora", "4", "--lora-alpha", "0"], "alpha is 0"),
         (["train", "entitys"], "Did you mean 'entities'?"),
         (["train", "entities", "--examples", "0"], "examples is 0"),
@@ -227,6 +228,15 @@ def test_a_csv_of_ones_own_is_cleaned_split_trained_and_judged_again(tmp_path, c
     assert f"{metrics['test']['accuracy']:.3f}" in capsys.readouterr().out
     classify = pipeline("text-classification", model=str(out / "model"))
     assert classify("The bread bakes, in the oven")[0]["label"] == "food"
+
+
+def test_an_adapter_can_be_trained_on_a_csv_of_ones_own(tmp_path):
+    path, out = own_csv(tmp_path), tmp_path / "run"
+    short = ["--epochs", "1", "--max-steps", "2", "--out", str(out)]
+    assert main(["train", str(path), "--lora", "2", *short]) == 0
+    metrics = read_metrics(out)
+    assert metrics["lora"]["rank"] == 2 and metrics["lora"]["trainable_parameters"] < 10**5
+    assert main(["evaluate", str(out), str(path)]) == 0
 
 
 @pytest.mark.parametrize(

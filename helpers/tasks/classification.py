@@ -164,10 +164,6 @@ def train_task(
     holds a run; training failed). Nothing in ``out`` from an earlier run is touched on failure.
     """
     task = get_task(name)
-    if lora_rank is None and lora_alpha is not None:
-        raise InvalidValue(
-            f"lora_alpha is {lora_alpha:g}, but no adapter is asked for: give its rank."
-        )
     options = RunOptions(
         out=Path(out),
         model=model,
@@ -194,7 +190,13 @@ def train_task(
 
 
 def train_csv(
-    path: Path, options: RunOptions, *, text_column: str = "text", label_column: str = "label"
+    path: Path,
+    options: RunOptions,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
 ) -> dict[str, Any] | None:
     """Fine-tune on a CSV file of one's own (``corpora.load_csv``), with the settings of OWN and
     all else as in ``train_task``. metrics.json remembers the columns."""
@@ -215,7 +217,7 @@ def train_csv(
         + (f" ({conflicts:,} texts had copies with other labels)" if conflicts else "")
     )
     extra = {"text_column": text_column, "label_column": label_column, "sha256": _sha256(path)}
-    return _train(options, path.name, OWN, names, lambda: data, None, None, extra)
+    return _train(options, path.name, OWN, names, lambda: data, lora_rank, lora_alpha, extra)
 
 
 def _train(
@@ -228,6 +230,10 @@ def _train(
     lora_alpha: float | None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
+    if lora_rank is None and lora_alpha is not None:
+        raise InvalidValue(
+            f"lora_alpha is {lora_alpha:g}, but no adapter is asked for: give its rank."
+        )
     config = options.training_config(
         epochs=task.epochs,
         learning_rate=task.learning_rate if lora_rank is None else task.lora_learning_rate,
