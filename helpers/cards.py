@@ -137,22 +137,28 @@ def largest_batch(
     """The most texts of ``sequence_length`` tokens that a step on ``card`` can take at once; 0 if
     not even one. settings: of ``hardware.plan`` (device: "cuda" unless given).
 
-    Memory grows with the batch, so doubling and then halving the gap finds it.
+    Memory grows with the batch, nearly in a straight line: the line between a batch that fits and
+    one that does not leads close to the largest.
     """
     settings = {"device": "cuda", **settings}
 
-    def fits(size: int) -> bool:
+    def fit(size: int) -> Fit:
         plan = hardware.plan(model, batch_size=size, sequence_length=sequence_length, **settings)
-        return which_fits(plan, cards=[card], reserve=reserve)[0].fits
+        return which_fits(plan, cards=[card], reserve=reserve)[0]
 
-    if not fits(1):
+    smallest = fit(1)
+    if not smallest.fits:
         return 0
-    low, high = 1, 2
-    while fits(high):
-        low, high = high, 2 * high
+    low, room, high = 1, smallest.spare, 4
+    while (over := fit(high).spare) >= 0:
+        low, room, high = high, over, 4 * high
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        guess = low + (high - low) * room // (room - over)
+        size = min(max(guess, low + 1), high - 1)
+        if (spare := fit(size).spare) >= 0:
+            low, room = size, spare
+        else:
+            high, over = size, spare
     return low
 
 
