@@ -57,7 +57,7 @@ def answer(x, y):
 
     return np.corrcoef(ranks(x), ranks(y))[0, 1]
 """,
-    passed="With twenty raters, ties are the rule: means of twenty whole numbers repeat.",
+    passed="With some twenty raters, ties are the rule: means of so few whole numbers repeat.",
 )
 
 _KINDS = {"accuracy", "pearson", "spearman", "error"}
