@@ -104,15 +104,26 @@ def load_regressor(
 
 
 def load_token_classifier(
-    name: str = "encoder", *, labels: Sequence[str], seed: int = 42, dropout: float | None = None
+    name: str = "encoder",
+    *,
+    labels: Sequence[str],
+    seed: int = 42,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
 ) -> PreTrainedModel:
     """A classifier of every token in eval mode: logits (B, T, C) from a fresh head.
 
-    labels: the tags' names in the order of their numbers. seed, dropout: as ``load_classifier``.
+    labels: the tags' names in the order of their numbers. seed, dropout, attention_dropout: as in
+    ``load_classifier``.
     """
     labels = _different(labels)
     return _with_head(
-        AutoModelForTokenClassification, name, labels=labels, seed=seed, dropout=dropout
+        AutoModelForTokenClassification,
+        name,
+        labels=labels,
+        seed=seed,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
     )
 
 

@@ -151,6 +151,10 @@ def test_dropout_reaches_every_layer(saved):
         str(saved), labels=["a", "b"], dropout=0.25, attention_dropout=0.0
     ).config
     assert apart.hidden_dropout_prob == 0.25 and apart.attention_probs_dropout_prob == 0.0
+    tagger = models.load_token_classifier(
+        str(saved), labels=["O", "B-X"], dropout=0.25, attention_dropout=0.0
+    ).config
+    assert tagger.hidden_dropout_prob == 0.25 and tagger.attention_probs_dropout_prob == 0.0
     kept = models.load_classifier(str(saved), labels=["a", "b"])
     assert {m.p for m in kept.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
 
