@@ -174,6 +174,15 @@ def test_an_empty_folder_gets_no_points(tmp_path):
         capstone.judge(tmp_path / "missing")
 
 
+def test_single_criteria_are_judged_as_in_the_whole_rubric(project):
+    asked = [TITLES[6], TITLES[2]]
+    found = capstone.judge(project, only=asked).criteria
+    assert found == tuple(c for c in capstone.judge(project).criteria if c.title in asked)
+    assert len(found) == 2
+    with pytest.raises(InvalidValue, match="unknown criterion 'the model laods'"):
+        capstone.judge(project, only=["the model laods"])
+
+
 def test_judging_changes_nothing(project):
     def state():
         return {p: p.read_bytes() for p in project.rglob("*") if p.is_file()}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from helpers import batching, corpora, drift, evaluation, metrics, model_card, publishing
-from helpers.errors import CourseError, InvalidValue
+from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.row_files import read_rows
 from helpers.tasks.prediction import label_names
 from helpers.tasks.running import load_run
@@ -66,13 +66,23 @@ class Report:
         return "\n".join([*lines, *(f"  - {question}" for question in BY_HAND)])
 
 
-def judge(folder: str | Path) -> Report:
-    """Check the project in ``folder``; nothing in it is changed. InvalidValue: no such folder."""
+def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
+    """Check the project in ``folder``; nothing in it is changed.
+
+    only: titles of criteria, to look again at what was mended; none given: the whole rubric.
+    Raises InvalidValue: no such folder, an unknown title.
+    """
     folder = Path(folder)
+    titles = [title for title, _, _ in _RUBRIC]
+    for title in only:
+        if title not in titles:
+            raise unknown_name("criterion", title, titles)
     if not folder.is_dir():
         raise InvalidValue(f"there is no folder {folder}; name the one of your project.")
     project, judged = _Project(folder), []
     for title, points, check in _RUBRIC:
+        if only and title not in only:
+            continue
         try:
             found, met = check(project), True
         except CourseError as error:
