@@ -21,6 +21,7 @@ from filelock import FileLock
 from helpers import archives, catalog, downloads
 from helpers.catalog import Asset, Source
 from helpers.errors import AssetError
+from helpers.whole_files import sha256_of
 
 MANIFEST = ".manifest.json"
 _verified: dict[Path, tuple] = {}  # folder -> sizes and times of its files when last hashed
@@ -249,8 +250,7 @@ def _damage(folder: Path) -> list[str]:
 
 def _digest(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from helpers.batching import Batches
 from helpers.errors import CourseError, InvalidValue
+from helpers.whole_files import sha256_of
 
 KEPT = 2  # checkpoints that stay; older ones are removed
 MANIFEST = "manifest.json"
@@ -44,7 +45,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
             if values:
                 save_file({k: v.contiguous() for k, v in values.items()}, partial / name)
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        manifest = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        manifest = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in partial.iterdir():
             _flush(path)
@@ -191,16 +192,11 @@ def _steps(folder: Path) -> Sequence[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _damage(path: Path) -> str | None:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, digest in manifest.items():
-            if _digest(path / name) != digest:
+            if sha256_of(path / name) != digest:
                 return f"{name} has changed"
         load_state(path)
     except (OSError, ValueError, AttributeError) as error:

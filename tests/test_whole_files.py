@@ -1,3 +1,4 @@
+import hashlib
 import os
 
 import pytest
@@ -24,3 +25,9 @@ def test_a_failure_leaves_the_old_file_and_no_scratch_file(tmp_path, monkeypatch
         whole_files.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    content = bytes(range(256)) * 2000
+    (tmp_path / "a.bin").write_bytes(content)
+    assert whole_files.sha256_of(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()

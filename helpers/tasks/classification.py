@@ -5,7 +5,6 @@ The pieces are those of the lessons (``corpora``, ``models``, ``batching``, ``tr
 ``out/model`` (loads with ``from_pretrained`` and ``pipeline``) and ``out/metrics.json``.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 from helpers import batching, corpora, evaluation, lora, models, runtime
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.tasks.running import RunOptions, finished_run, load_run, recorded, run, say_nothing
+from helpers.whole_files import sha256_of
 
 SPLIT_SEED = 42  # the split never depends on a run's seed: every run is judged on the same rows
 
@@ -216,7 +216,7 @@ def train_csv(
         f"{report['empty']:,} rows without a text or label, {report['duplicates_removed']:,} copies"
         + (f" ({conflicts:,} texts had copies with other labels)" if conflicts else "")
     )
-    extra = {"text_column": text_column, "label_column": label_column, "sha256": _sha256(path)}
+    extra = {"text_column": text_column, "label_column": label_column, "sha256": sha256_of(path)}
     return _train(options, path.name, OWN, names, lambda: data, lora_rank, lora_alpha, extra)
 
 
@@ -310,7 +310,8 @@ def evaluate_csv(folder: Path, path: Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InvalidValue(f"there is no file {path}; check the path.")
-    if recorded(folder, "sha256", _sha256(path)) != _sha256(path):
+    found = sha256_of(path)
+    if recorded(folder, "sha256", found) != found:
         raise CourseError(
             f"{path.name} is not the file that the model in {folder} was trained on, or it has "
             f"changed since: its test texts may be ones that the model learnt from. Evaluate on "
@@ -324,10 +325,6 @@ def evaluate_csv(folder: Path, path: Path) -> dict[str, Any]:
         examples=recorded(folder, "examples"),
     )
     return _evaluate(folder, path.name, OWN, names, lambda examples: data)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _evaluate(

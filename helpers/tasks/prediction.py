@@ -6,7 +6,6 @@ off what that file does not vouch for and goes on at the next chunk, so the text
 they would have, and the output is the same to the last bit.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -19,8 +18,8 @@ from typing import Any
 from helpers import batching, evaluation
 from helpers.errors import CourseError, InvalidValue
 from helpers.row_files import Row, check_kind, columns_of, csv_line, json_line, read_rows
-from helpers.tasks.running import load_run, say_nothing
-from helpers.whole_files import write_text
+from helpers.tasks.running import load_run, model_folder, say_nothing
+from helpers.whole_files import sha256_of, write_text
 
 ADDED = ("predicted_label", "probability")
 
@@ -72,7 +71,7 @@ def predict_file(
     model, tokenizer = load_run(folder)
     names = label_names(model, folder)
     run = {
-        "source": _hash(source),
+        "source": sha256_of(source),
         "model": _hash_model(Path(folder)),
         "text_column": text_column,
         "chunk_rows": chunk_rows,
@@ -201,13 +200,8 @@ def _force(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hash_model(folder: Path) -> str:
     """What a model is recognised by, its tokenizer included."""
-    inner = folder / "model" if (folder / "model").is_dir() else folder
+    inner = model_folder(folder)
     parts = [inner / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
-    return "".join(_hash(path)[:16] for path in parts if path.is_file())
+    return "".join(sha256_of(path)[:16] for path in parts if path.is_file())

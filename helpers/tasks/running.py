@@ -150,5 +150,10 @@ def recorded(folder: Path, key: str, default: Any = None) -> Any:
 
 def load_run(folder: Path) -> tuple[Any, Any]:
     """The model and tokenizer in ``folder/model``, or in ``folder`` itself."""
+    return models.load_trained(model_folder(folder))
+
+
+def model_folder(folder: Path) -> Path:
+    """``folder/model`` where it is there, as in what ``run`` wrote; else ``folder`` itself."""
     folder = Path(folder)
-    return models.load_trained(folder / "model" if (folder / "model").is_dir() else folder)
+    return folder / "model" if (folder / "model").is_dir() else folder
