@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 
-from helpers.exercises.question import Question
+from helpers.exercises.question import NOT_A_FUNCTION, Question
 
 QUERY_HEADS, KEY_VALUE_HEADS, HEAD_SIZE, LAYERS, ASKED_HEAD = 9, 3, 64, 30, 5
-NOT_A_FUNCTION = "`answer` should be the function itself: leave its name, `answer`, as it was."
 
 
 def _alike(found: torch.Tensor, expected: torch.Tensor) -> bool:

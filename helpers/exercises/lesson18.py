@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from helpers.drift import population_stability_index
-from helpers.exercises.question import Question
+from helpers.exercises.question import NOT_A_FUNCTION, Question
 
 
 def _check_chance(answer: Any) -> str | None:
@@ -49,7 +49,7 @@ def _counted(rows: Iterator[int], taken: list[int]) -> Iterator[int]:
 
 def _check_chunks(answer: Any) -> str | None:
     if not callable(answer):
-        return "`answer` should be the function itself: leave its name, `answer`, as it was."
+        return NOT_A_FUNCTION
     for total, size in ((7, 3), (6, 3), (2, 5), (0, 2)):
         found = answer(iter(range(total)), size)
         if found is None:

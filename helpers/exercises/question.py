@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 Status = Literal["passed", "not attempted", "wrong"]
+NOT_A_FUNCTION = "`answer` should be the function itself: leave its name, `answer`, as it was."
 
 
 @dataclass(frozen=True)
