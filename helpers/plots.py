@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
-from helpers.calibration import calibration_bins
+from helpers.evaluation.calibration import calibration_bins
 
 # Okabe and Ito's palette, which people with any colour vision tell apart, without its yellow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

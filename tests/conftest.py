@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from package_index import entry, make_wheel
 
-from helpers import assets, catalog
+from helpers import assets
+from helpers.assets import catalog
 
 # Tests compare with hand calculation to six digits, also on a CPU that would choose bf16.
 os.environ.setdefault("COURSE_PRECISION", "fp32")

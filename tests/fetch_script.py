@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from helpers import assets, catalog
+from helpers import assets
+from helpers.assets import catalog
 
 original = catalog.load_catalog
 catalog.load_catalog = lambda: original(Path(sys.argv[1]))

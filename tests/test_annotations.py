@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from helpers import annotations, assets
-from helpers.annotations import ENTITY_LABELS, RELATIONS, SPLITS
-from helpers.corpora import fold
-from helpers.corpus_files import read_text
+from helpers import assets
+from helpers.corpora import annotations, fold
+from helpers.corpora.annotations import ENTITY_LABELS, RELATIONS, SPLITS
+from helpers.corpora.readers import read_text
 from helpers.errors import CourseError, InvalidValue
 
 RECORDS = annotations.read_records(annotations.folder() / "openings.jsonl")

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from package_index import entry, make_wheel, serve
 
-from helpers import archives, assets, downloads
-from helpers.catalog import Source
+from helpers import assets
+from helpers.assets import download
+from helpers.assets.catalog import Source
 from helpers.errors import AssetError, InvalidValue
 
 FILES = {"toy/data/a.txt": b"alpha", "toy/data/deep/b.txt": b"beta"}
@@ -94,7 +95,7 @@ def test_a_truncated_wheel_is_refused(toy, share):
     with pytest.raises(AssetError, match="could not fetch toy"):
         assets.fetch("toy")
     with pytest.raises(AssetError, match="not a whole archive"):
-        archives.extract(toy.wheel, ["toy/data/"], toy.folder)
+        download.extract(toy.wheel, ["toy/data/"], toy.folder)
     assert assets.status("toy") == "missing" and not toy.left_over()
 
 
@@ -123,7 +124,7 @@ def test_a_link_is_refused(course):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(toy, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_BYTES", 10**4)
+    monkeypatch.setattr(download, "MAX_BYTES", 10**4)
     with pytest.raises(AssetError, match=r"would unpack to .* more than .* allowed"):
         assets.fetch("toy")
     assert assets.status("toy") == "missing" and not toy.left_over()
@@ -159,12 +160,12 @@ def test_all_that_pip_has_to_say_is_read(toy, monkeypatch):
     ],
 )
 def test_pips_own_words_become_a_reason(said, reason):
-    assert reason in downloads._why_pip_failed(said)
+    assert reason in download._why_pip_failed(said)
 
 
 def test_a_disk_that_pip_fills_is_a_full_disk():
     with pytest.raises(OSError) as caught:
-        downloads._why_pip_failed("ERROR: Could not install: [Errno 28] No space left on device")
+        download._why_pip_failed("ERROR: Could not install: [Errno 28] No space left on device")
     assert caught.value.errno == errno.ENOSPC
 
 

@@ -8,9 +8,9 @@ import pytest
 import tiny
 import tiny_run
 
-from helpers import batching, drift, evaluation, model_card, models
+from helpers import batches, evaluation, models
 from helpers.errors import InvalidValue
-from helpers.tasks import capstone
+from helpers.shipping import capstone, drift, model_card
 from helpers.tasks.classification import score
 
 WORDS = {
@@ -28,7 +28,7 @@ def sound(tmp_path_factory):
     model, tokenizer = models.load_trained(folder / "model")
     texts = list(dict.fromkeys(tiny.texts(400, longest=12)))
     train, test = texts[:150], texts[150:300]
-    encoded = batching.encode(tokenizer, test, max_length=24)
+    encoded = batches.encode(tokenizer, test, max_length=24)
     found = evaluation.predict(model, encoded)
     labels = np.where(np.random.default_rng(0).random(150) < 0.8, found.classes, 1 - found.classes)
     names = tiny_run.LABELS

@@ -1,6 +1,6 @@
 import pytest
 
-from helpers import catalog
+from helpers.assets import catalog
 from helpers.errors import CourseError, InvalidValue
 
 

@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import load_file
 from tiny import one_thread  # noqa: F401 (used by every test)
 
-from helpers import checkpoints
-from helpers.config import TrainingConfig
 from helpers.errors import CourseError, InvalidValue
-from helpers.training import fit
+from helpers.training import checkpoints, fit
+from helpers.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from helpers import corpora, models
-from helpers.__main__ import _table, main
+from helpers.cli.main import _table, main
 
 ROOT = Path(__file__).parents[1]
 # Few texts and few steps of the real thing: what is tested is the way through, not the score.

@@ -2,11 +2,11 @@
 
 import pytest
 
-from helpers.annotations import Opening
 from helpers.corpora import cleaning_report, fold
+from helpers.corpora.annotations import Opening
 from helpers.errors import InvalidValue
 from helpers.tasks import cloze
-from helpers.tasks.question_answering import check
+from helpers.tasks.questions import check
 
 TEXTS = {
     "a": "The firm said on Friday that it had paid $3.5 million to Acme Corp for the old factory. "

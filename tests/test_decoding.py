@@ -13,7 +13,8 @@ from transformers.generation import logits_process
 
 from helpers import models
 from helpers.errors import InvalidValue
-from helpers.tasks import decoding, diversity, filters, writing
+from helpers.generation import decoding, diversity
+from helpers.generation.chat import Chat, continue_text
 
 V, END, PAD = 60, 1, 2  # not 0: with it, beams are padded with the end token in transformers
 
@@ -165,12 +166,12 @@ def test_filters_equal_transformers_processors(seed):
     scores = 4 * torch.randn(3, V, generator=generator)
     ids = torch.randint(0, V, (3, 9), generator=generator)
     pairs = [
-        (filters.penalise_repetition(scores, ids, 1.4),
+        (decoding.penalise_repetition(scores, ids, 1.4),
          logits_process.RepetitionPenaltyLogitsProcessor(1.4)),
-        (filters.apply_temperature(scores, 0.6), logits_process.TemperatureLogitsWarper(0.6)),
-        (filters.keep_top_k(scores, 7), logits_process.TopKLogitsWarper(7)),
-        (filters.keep_top_p(scores, 0.75), logits_process.TopPLogitsWarper(0.75)),
-        (filters.filter_scores(scores, temperature=0.6, top_k=7, top_p=0.75),
+        (decoding.apply_temperature(scores, 0.6), logits_process.TemperatureLogitsWarper(0.6)),
+        (decoding.keep_top_k(scores, 7), logits_process.TopKLogitsWarper(7)),
+        (decoding.keep_top_p(scores, 0.75), logits_process.TopPLogitsWarper(0.75)),
+        (decoding.filter_scores(scores, temperature=0.6, top_k=7, top_p=0.75),
          LogitsProcessorList([logits_process.TemperatureLogitsWarper(0.6),
                               logits_process.TopKLogitsWarper(7),
                               logits_process.TopPLogitsWarper(0.75)])),
@@ -184,7 +185,7 @@ def test_a_nucleus_worked_by_hand():
     scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 
     def kept(p):
-        return filters.keep_top_p(scores, p).isfinite()[0].tolist()
+        return decoding.keep_top_p(scores, p).isfinite()[0].tolist()
 
     assert kept(0.4) == [True, False, False, False]
     assert kept(0.6) == [True, True, False, False]
@@ -195,7 +196,7 @@ def test_a_nucleus_worked_by_hand():
 def test_a_penalty_moves_either_sign_down_once_and_spares_padding():
     scores = torch.tensor([[2.0, -2.0, 0.5, 1.0]])
     ids, mask = torch.tensor([[3, 0, 0, 1]]), torch.tensor([[0, 1, 1, 1]])
-    found = filters.penalise_repetition(scores, ids, 2.0, mask)
+    found = decoding.penalise_repetition(scores, ids, 2.0, mask)
     assert found.tolist() == [[1.0, -4.0, 0.5, 1.0]]
 
 
@@ -308,10 +309,10 @@ def wordy(tokenizer):
 
 def test_versions_of_a_continuation(wordy, tokenizer):
     write = {"max_new_tokens": 6, "sample": True, "seed": 3}
-    found = writing.continue_text(wordy, tokenizer, "The film was", versions=3, **write)
+    found = continue_text(wordy, tokenizer, "The film was", versions=3, **write)
     assert len(found) == len(set(found)) == 3
     assert not any(text.startswith("The film was") for text in found)
-    (first, *_) = writing.continue_text(wordy, tokenizer, "The film was", max_new_tokens=6)
+    (first, *_) = continue_text(wordy, tokenizer, "The film was", max_new_tokens=6)
     ids = tokenizer("The film was", return_tensors="pt")["input_ids"]
     greedy = decoding.generate(wordy, ids, max_new_tokens=6)
     assert first == tokenizer.decode(greedy[0, ids.shape[1] :], skip_special_tokens=True)
@@ -329,11 +330,11 @@ def test_versions_of_a_continuation(wordy, tokenizer):
 def test_a_bad_continuation_is_explained(wordy, tokenizer, arguments, message):
     arguments = {"text": "The film was"} | arguments
     with pytest.raises(InvalidValue, match=message):
-        writing.continue_text(wordy, tokenizer, **arguments)
+        continue_text(wordy, tokenizer, **arguments)
 
 
 def test_a_chat_sends_all_that_was_said_in_the_model_s_own_form(wordy, tokenizer):
-    chat = writing.Chat(wordy, tokenizer, max_new_tokens=4)
+    chat = Chat(wordy, tokenizer, max_new_tokens=4)
     first = chat.say("My name is Ada.")
     second = chat.say("What is my name?")
     assert (first.forgotten, second.forgotten, chat.forgotten) == (0, 0, 0)
@@ -353,7 +354,7 @@ def test_a_chat_sends_all_that_was_said_in_the_model_s_own_form(wordy, tokenizer
 
 
 def test_a_chat_forgets_its_oldest_turns_and_says_so(wordy, tokenizer):
-    chat = writing.Chat(wordy, tokenizer, max_new_tokens=4, window=70)
+    chat = Chat(wordy, tokenizer, max_new_tokens=4, window=70)
     replies = [chat.say(f"Question number {n}, please.") for n in range(6)]
     assert all(reply.prompt_tokens <= 66 for reply in replies)
     assert replies[0].forgotten == 0 < replies[-1].forgotten
@@ -365,7 +366,7 @@ def test_a_chat_forgets_its_oldest_turns_and_says_so(wordy, tokenizer):
 
 
 def test_a_message_that_never_fits_leaves_the_chat_as_it_was(wordy, tokenizer):
-    chat = writing.Chat(wordy, tokenizer, max_new_tokens=4, window=70)
+    chat = Chat(wordy, tokenizer, max_new_tokens=4, window=70)
     chat.say("Hello.")
     turns = list(chat.turns)
     with pytest.raises(InvalidValue, match="window of 70 leaves 66"):
@@ -378,7 +379,7 @@ def test_a_message_that_never_fits_leaves_the_chat_as_it_was(wordy, tokenizer):
 @pytest.mark.parametrize("window", [4, 201])
 def test_a_window_must_fit_the_model(wordy, tokenizer, window):
     with pytest.raises(InvalidValue, match=f"window is {window}; .* 200 positions"):
-        writing.Chat(wordy, tokenizer, window=window, max_new_tokens=4)
+        Chat(wordy, tokenizer, window=window, max_new_tokens=4)
 
 
 # Judging texts.

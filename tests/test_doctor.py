@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from helpers import doctor
-from helpers.__main__ import main
+from helpers.cli import doctor
+from helpers.cli.main import main
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import tiny
 from scipy.stats import entropy
 
-from helpers import drift
 from helpers.errors import CourseError, InvalidValue
+from helpers.shipping import drift
 
 
 def test_the_index_is_jeffreys_divergence():

@@ -8,7 +8,7 @@ import torch
 from tiny import one_thread  # noqa: F401 (used by every test)
 from torch import nn
 
-from helpers.dropout import ExampleDropout
+from helpers.training.dropout import ExampleDropout
 
 
 class Twice(nn.Module):

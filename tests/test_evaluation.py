@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from helpers import calibration, evaluation, metrics
-from helpers.batching import EncodedTexts
+from helpers import evaluation
+from helpers.batches import EncodedTexts
 from helpers.errors import InvalidValue
+from helpers.evaluation import calibration, metrics
 
 SKLEARN = {
     "accuracy": sklearn.metrics.accuracy_score,

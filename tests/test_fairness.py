@@ -18,9 +18,10 @@ from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score
 from tiny import classifier, encoded
 
-from helpers import counterfactuals, fairness, mitigation
-from helpers.batching import EncodedTexts
+from helpers import fairness
+from helpers.batches import EncodedTexts
 from helpers.errors import CourseError, InvalidValue
+from helpers.fairness import counterfactuals, mitigation
 from helpers.training import TrainingConfig, fit
 
 PRONOUNS = counterfactuals.attribute("pronouns")

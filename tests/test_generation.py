@@ -1,4 +1,4 @@
-"""helpers.tasks.generation: the real tokenizer and its chat template, tiny random models."""
+"""helpers.generation.instructions: the real tokenizer and its chat template, tiny random models."""
 
 import json
 from dataclasses import replace
@@ -10,10 +10,11 @@ from tiny import one_thread as one_thread
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from helpers import lora, models, training
-from helpers.batching import take_rows
+from helpers import models, training
+from helpers.batches import take_rows
 from helpers.errors import CourseError, InvalidValue
-from helpers.tasks import generation
+from helpers.generation import instructions
+from helpers.models import lora
 
 PAIRS = [
     {"id": "a", "instruction": "What is the capital of Norway?", "answer": "Oslo"},
@@ -53,10 +54,13 @@ def pair(**fields):
 
 
 def test_the_course_s_pairs_are_loaded_by_split():
-    train, heldout = generation.load_instructions("train"), generation.load_instructions("heldout")
+    train, heldout = (
+        instructions.load_instructions("train"),
+        instructions.load_instructions("heldout"),
+    )
     assert len(train) >= 200 and {p["split"] for p in train} == {"train"}
     assert heldout and {p["split"] for p in heldout} == {"heldout"}
-    assert len(generation.load_instructions()) == len(train) + len(heldout)
+    assert len(instructions.load_instructions()) == len(train) + len(heldout)
 
 
 @pytest.mark.parametrize(
@@ -75,22 +79,22 @@ def test_a_wrong_file_is_explained(content, message, tmp_path):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InvalidValue, match=message):
-        generation.load_instructions(path=path)
+        instructions.load_instructions(path=path)
 
 
 def test_an_unknown_split_and_a_broken_file_are_explained(tmp_path):
     with pytest.raises(InvalidValue, match="Did you mean 'heldout'"):
-        generation.load_instructions("held-out")
+        instructions.load_instructions("held-out")
     (tmp_path / "broken.json").write_text("[", encoding="utf-8")
     for name in ("broken.json", "missing.json"):
         with pytest.raises(CourseError, match="cannot be read"):
-            generation.load_instructions(path=tmp_path / name)
+            instructions.load_instructions(path=tmp_path / name)
 
 
-@pytest.mark.parametrize("system", [generation.SYSTEM, None])
+@pytest.mark.parametrize("system", [instructions.SYSTEM, None])
 def test_ids_are_those_of_the_template_on_the_whole_conversation(tokenizer, system):
-    pairs = generation.load_instructions()
-    data = generation.encode_instructions(tokenizer, pairs, system=system)
+    pairs = instructions.load_instructions()
+    data = instructions.encode_instructions(tokenizer, pairs, system=system)
     before = [] if system is None else [{"role": "system", "content": system}]
     for number, row in enumerate(pairs):
         messages = [
@@ -104,15 +108,15 @@ def test_ids_are_those_of_the_template_on_the_whole_conversation(tokenizer, syst
 
 
 def test_the_template_s_own_system_message_stays_out(tokenizer):
-    shown = generation.encode_instructions(tokenizer, PAIRS).batch([0])["input_ids"][0]
+    shown = instructions.encode_instructions(tokenizer, PAIRS).batch([0])["input_ids"][0]
     text = tokenizer.decode(shown)
-    assert generation.SYSTEM in text and "SmolLM" not in text
-    default = generation.encode_instructions(tokenizer, PAIRS, system=None).batch([0])
+    assert instructions.SYSTEM in text and "SmolLM" not in text
+    default = instructions.encode_instructions(tokenizer, PAIRS, system=None).batch([0])
     assert "SmolLM" in tokenizer.decode(default["input_ids"][0])
 
 
 def test_labels_are_the_answer_and_its_end_token_alone(tokenizer):
-    data = generation.encode_instructions(tokenizer, PAIRS)
+    data = instructions.encode_instructions(tokenizer, PAIRS)
     batch = data.batch([2, 1, 0])
     assert batch["input_ids"].shape == batch["labels"].shape == (3, data.lengths.max())
     for row, number in enumerate([2, 1, 0]):
@@ -128,13 +132,13 @@ def test_labels_are_the_answer_and_its_end_token_alone(tokenizer):
 
 
 def test_the_model_s_loss_is_the_mean_over_the_counted_items(tokenizer, model):
-    data = generation.encode_instructions(tokenizer, PAIRS)
+    data = instructions.encode_instructions(tokenizer, PAIRS)
     batch = data.batch(range(3))
     total = 0.0
     with torch.no_grad():
         for row in PAIRS:
             messages = [
-                {"role": "system", "content": generation.SYSTEM},
+                {"role": "system", "content": instructions.SYSTEM},
                 {"role": "user", "content": row["instruction"]},
             ]
             prompt = tokenizer.apply_chat_template(
@@ -154,32 +158,34 @@ def test_the_model_s_loss_is_the_mean_over_the_counted_items(tokenizer, model):
 
 
 def test_a_model_learns_the_answers_and_an_adapter_keeps_them(tokenizer, model):
-    data = generation.encode_instructions(tokenizer, PAIRS)
+    data = instructions.encode_instructions(tokenizer, PAIRS)
     questions, expected = ([row[field] for row in PAIRS] for field in ("instruction", "answer"))
     config = training.TrainingConfig(
         epochs=60, batch_size=3, learning_rate=1e-2, progress=False, device="cpu", accumulation=2
     )
     history = training.fit(model, data, data, config)
     assert history.evaluations[-1]["loss"] < 0.1 < history.losses[0]
-    assert generation.answer(model, tokenizer, questions) == expected
+    assert instructions.answer(model, tokenizer, questions) == expected
 
     adapted = lora.add_lora(model, rank=4)
     learnt = training.fit(adapted, data, config=replace(config, epochs=3)).losses
     assert learnt[-1] < learnt[0]
-    assert generation.answer(adapted, tokenizer, questions) == expected
-    assert generation.answer(lora.merge(adapted), tokenizer, questions) == expected
+    assert instructions.answer(adapted, tokenizer, questions) == expected
+    assert instructions.answer(lora.merge(adapted), tokenizer, questions) == expected
 
 
 def test_answers_equal_taking_the_most_probable_token_by_hand(tokenizer, model):
     questions = [row["instruction"] for row in PAIRS]
     model.train()
-    written = generation.answer(model, tokenizer, questions, max_new_tokens=6)
+    written = instructions.answer(model, tokenizer, questions, max_new_tokens=6)
     assert model.training
     model.eval()
-    assert written == generation.answer(model, tokenizer, questions, max_new_tokens=6, batch_size=2)
+    assert written == instructions.answer(
+        model, tokenizer, questions, max_new_tokens=6, batch_size=2
+    )
     for question, found in zip(questions, written, strict=True):
         messages = [
-            {"role": "system", "content": generation.SYSTEM},
+            {"role": "system", "content": instructions.SYSTEM},
             {"role": "user", "content": question},
         ]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -196,24 +202,24 @@ def test_answers_equal_taking_the_most_probable_token_by_hand(tokenizer, model):
 
 def test_wrong_input_is_explained(tokenizer, model):
     with pytest.raises(InvalidValue, match=r"pair b has .* tokens, more than max_length=22"):
-        generation.encode_instructions(tokenizer, PAIRS[1:], max_length=22)
+        instructions.encode_instructions(tokenizer, PAIRS[1:], max_length=22)
     with pytest.raises(InvalidValue, match="no pairs"):
-        generation.encode_instructions(tokenizer, [])
+        instructions.encode_instructions(tokenizer, [])
     with pytest.raises(InvalidValue, match="answer of pair a is empty"):
-        generation.encode_instructions(tokenizer, [PAIRS[0] | {"answer": " "}])
+        instructions.encode_instructions(tokenizer, [PAIRS[0] | {"answer": " "}])
     with pytest.raises(InvalidValue, match="instruction 1 is empty"):
-        generation.encode_instructions(tokenizer, [PAIRS[0], PAIRS[1] | {"instruction": ""}])
+        instructions.encode_instructions(tokenizer, [PAIRS[0], PAIRS[1] | {"instruction": ""}])
     with pytest.raises(InvalidValue, match="no chat template"):
-        generation.encode_instructions(models.load_tokenizer("encoder"), PAIRS)
+        instructions.encode_instructions(models.load_tokenizer("encoder"), PAIRS)
     with pytest.raises(InvalidValue, match="max_new_tokens is 0"):
-        generation.answer(model, tokenizer, ["Hi?"], max_new_tokens=0)
+        instructions.answer(model, tokenizer, ["Hi?"], max_new_tokens=0)
     with pytest.raises(InvalidValue, match="128 positions"):
-        generation.answer(model, tokenizer, ["Hi?"], max_new_tokens=120)
-    assert generation.answer(model, tokenizer, []) == []
+        instructions.answer(model, tokenizer, ["Hi?"], max_new_tokens=120)
+    assert instructions.answer(model, tokenizer, []) == []
 
 
 def test_lengths_are_those_of_the_rows(tokenizer):
-    data = generation.encode_instructions(tokenizer, PAIRS)
+    data = instructions.encode_instructions(tokenizer, PAIRS)
     assert len(data) == 3
     counts = [int(data.batch([i])["attention_mask"].sum()) for i in range(3)]
     np.testing.assert_array_equal(data.lengths, counts)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining, BertModel
 
-from helpers.catalog import data_folder
+from helpers.assets.catalog import data_folder
 from helpers.errors import CourseError, InvalidValue
-from helpers.google_checkpoint import google_config, load_google_bert, torch_name
-from helpers.tensor_bundle import TensorBundle, crc32c
+from helpers.models.google_bert import google_config, load_google_bert, torch_name
+from helpers.models.tf_checkpoint import TensorBundle, crc32c
 
 HERE = Path(__file__).parent / "google_bert"
 GOOGLE = data_folder() / "google_bert"

@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from helpers import gpu_check
-from helpers.__main__ import main
+from helpers.cli import gpu_check
+from helpers.cli.gpu_check import TOLERANCES, Gradients, compare
+from helpers.cli.main import main
 from helpers.errors import InvalidValue
-from helpers.gpu_check import TOLERANCES, Gradients, compare
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="there is no CUDA device on this machine"

@@ -19,9 +19,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from helpers import assets, hardware, lora, models
-from helpers.architectures import LORA_TARGETS
+from helpers import assets, hardware, models
 from helpers.errors import InvalidValue
+from helpers.hardware.architectures import LORA_TARGETS
+from helpers.models import lora
 
 HEADS = {
     ("bert", "classifier"): BertForSequenceClassification,

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 from helpers import assets
 from helpers.errors import AssetError
-from helpers.local_hub import serve
+from helpers.shipping.local_hub import serve
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ assert min(min(part["label"]) for part in data.values()) == 0
 @pytest.mark.parametrize("task", ["sst2", "ag-news"])
 def test_the_full_profiles_corpora_train_and_are_judged_from_the_command_line(hub, tmp_path, task):
     code = f"""
-from helpers.__main__ import main
+from helpers.cli.main import main
 out = {str(tmp_path / "run")!r}
 assert main(["train", {task!r}, "--max-steps", "2", "--out", out]) == 0
 assert main(["evaluate", out, {task!r}]) == 0
@@ -150,7 +150,7 @@ assert main(["evaluate", out, {task!r}]) == 0
 def test_squad_loads_as_the_courses_own_questions_do(hub, tmp_path):
     code = """
 from helpers import models
-from helpers.tasks import question_answering as qa
+from helpers.tasks import questions as qa
 data = qa.load("squad")
 print([len(data[split]) for split in ("train", "validation", "test")])
 documents = [{example.document for example in part} for part in data.values()]
@@ -169,7 +169,7 @@ print(qa.predict(model, windows, data["test"])[0].text in "Bees make honey.", da
 def test_conll_loads_as_the_courses_own_entities_do(hub, tmp_path):
     code = """
 from helpers import models
-from helpers.tasks import token_labels as tok
+from helpers.tasks import entities as tok
 data, labels = tok.load("conll")
 print(sorted(data), labels, data["test"][0].tags, data["test"][0].text)
 tokenizer = models.load_tokenizer("bert-base")

@@ -177,7 +177,7 @@ def test_the_card_states_the_sizes():
 
 
 def test_the_card_names_every_data_set_of_the_catalogue():
-    from helpers import catalog
+    from helpers.assets import catalog
 
     card = (DATA / "README.md").read_text(encoding="utf-8")
     for name, asset in catalog.load_catalog().items():

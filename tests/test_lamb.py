@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from helpers.errors import InvalidValue
-from helpers.lamb import Lamb, trust_ratio
+from helpers.training.lamb import Lamb, trust_ratio
 
 one_thread = tiny.one_thread
 

@@ -1,4 +1,4 @@
-"""helpers.lora against peft's own calls, the formula by hand, and training that is interrupted."""
+"""LoRA against peft's own calls, the formula by hand, and training that is interrupted."""
 
 import json
 
@@ -10,9 +10,10 @@ from tiny import blocks, causal_model, classifier, encoded
 from tiny import one_thread as one_thread
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from helpers import lora, models, training
-from helpers.checkpoints import load_tensors
+from helpers import models, training
 from helpers.errors import InvalidValue
+from helpers.models import lora
+from helpers.training.checkpoints import load_tensors
 
 DATA = encoded()
 

@@ -9,9 +9,9 @@ from tiny import one_thread  # noqa: F401
 from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from helpers.batching import take_rows
+from helpers.batches import take_rows
 from helpers.errors import InvalidValue
-from helpers.measuring import KINDS, Timings, step_memory, time_in_turns
+from helpers.hardware.measure import KINDS, Timings, step_memory, time_in_turns
 from helpers.models import count_parameters
 
 FLOAT = 4

@@ -8,10 +8,11 @@ from urllib.parse import urlparse
 import pytest
 import tiny_run
 import torch
+from helpers.shipping.feedback import FeedbackLog
 
-from helpers import models, page
+from helpers import models
 from helpers.errors import CourseError, InvalidValue
-from helpers.feedback import FeedbackLog
+from helpers.shipping import demo
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -42,7 +43,7 @@ def test_a_person_types_a_text_reads_the_answer_and_corrects_it(run, tmp_path):
     label, probability = reference(run, TEXT)
     other = next(name for name in tiny_run.LABELS if name != label)
     asked, errors, log = [], [], tmp_path / "log.jsonl"
-    with page.serve(run, log=log) as address, sync_playwright() as driver:
+    with demo.serve(run, log=log) as address, sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -53,7 +54,7 @@ def test_a_person_types_a_text_reads_the_answer_and_corrects_it(run, tmp_path):
         view.on("pageerror", lambda error: errors.append(str(error)))
         view.goto(address)
         view.locator("#classify").click()
-        expect(view.locator("#remark")).to_contain_text(page.ASK)
+        expect(view.locator("#remark")).to_contain_text(demo.ASK)
         view.locator("#text textarea").fill(TEXT)
         view.locator("#classify").click()
         shown = view.locator("#label")
@@ -74,12 +75,12 @@ def test_a_person_types_a_text_reads_the_answer_and_corrects_it(run, tmp_path):
 
 
 def test_the_function_behind_the_page_gives_the_models_probabilities(run):
-    classifier = page.Classifier(run)
+    classifier = demo.Classifier(run)
     found, remark = classifier(TEXT)
     label, probability = reference(run, TEXT)
     assert found[label] == pytest.approx(probability, abs=1e-6)
     assert sum(found.values()) == pytest.approx(1) and remark == ""
-    assert classifier("  \n") == ({}, page.ASK)
+    assert classifier("  \n") == ({}, demo.ASK)
     assert classifier("w7 " * 40)[1] == "Only the first 24 word pieces were read."
 
 
@@ -88,7 +89,7 @@ def test_nothing_is_reported_to_anybody(run, monkeypatch):
 
     monkeypatch.setattr("gradio.analytics._do_analytics_request", pytest.fail, raising=False)
     monkeypatch.setattr("gradio.analytics._do_normal_analytics_request", pytest.fail, raising=False)
-    built = page.build(page.Classifier(run), title="x")
+    built = demo.build(demo.Classifier(run), title="x")
     assert not built.analytics_enabled and not gradio.analytics.analytics_enabled()
 
 
@@ -96,28 +97,28 @@ def test_another_kind_of_model_is_refused(tmp_path):
     run = tiny_run.write(tmp_path / "run", labels=["value"])
     with (
         pytest.raises(InvalidValue, match="labels for texts come from a classifier"),
-        page.serve(run),
+        demo.serve(run),
     ):
         pass
 
 
 def test_a_folder_without_a_model_and_a_wrong_port_are_named(run, tmp_path):
-    with pytest.raises(CourseError, match="no trained model"), page.serve(tmp_path):
+    with pytest.raises(CourseError, match="no trained model"), demo.serve(tmp_path):
         pass
-    with pytest.raises(InvalidValue, match="port is 80"), page.serve(run, port=80):
+    with pytest.raises(InvalidValue, match="port is 80"), demo.serve(run, port=80):
         pass
 
 
 def test_a_taken_port_is_named(run):
-    with page.serve(run) as address:
+    with demo.serve(run) as address:
         port = urlparse(address).port
-        with pytest.raises(InvalidValue, match=f"port {port} cannot"), page.serve(run, port=port):
+        with pytest.raises(InvalidValue, match=f"port {port} cannot"), demo.serve(run, port=port):
             pass
 
 
 def test_without_gradio_the_next_step_is_named(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
-    with pytest.raises(CourseError, match="pip install"), page.serve(run):
+    with pytest.raises(CourseError, match="pip install"), demo.serve(run):
         pass
 
 

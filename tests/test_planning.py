@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import batching, cards, hardware, models, runtime
-from helpers.__main__ import main
-from helpers.cards import GB
+from helpers import batches, hardware, models, runtime
+from helpers.cli.main import main
 from helpers.errors import InvalidValue
+from helpers.hardware import gpus
+from helpers.hardware.gpus import GB
+from helpers.hardware.plan_report import duration, render
+from helpers.hardware.task_plan import plan_task
 from helpers.tasks import classification
-from helpers.tasks.plan_report import duration, render
-from helpers.tasks.planning import plan_task
 
 
 def plan(**settings):
@@ -22,36 +23,36 @@ def plan(**settings):
 
 
 def test_what_fits_is_a_comparison_of_bytes():
-    found = {fit.card.name: fit for fit in cards.which_fits(plan(batch_size=256), reserve=2 * GB)}
+    found = {fit.card.name: fit for fit in gpus.which_fits(plan(batch_size=256), reserve=2 * GB)}
     for name, fit in found.items():
         assert fit.needed == plan(batch_size=256).peak + 2 * GB
-        assert fit.spare == cards.CARDS[name].memory - fit.needed
+        assert fit.spare == gpus.CARDS[name].memory - fit.needed
         assert fit.fits == (fit.spare >= 0)
     assert not found["t4"].fits and found["t4"].reason.endswith("GB short")
     assert found["a100-80gb"].fits
 
 
 def test_a_card_without_units_for_the_precision_does_not_do():
-    (fit,) = cards.which_fits(plan(precision="bf16"), cards=[cards.get_card("t4")])
+    (fit,) = gpus.which_fits(plan(precision="bf16"), cards=[gpus.get_card("t4")])
     assert not fit.fits and fit.reason == "no bf16 units"
 
 
 @pytest.mark.parametrize("settings", [{}, {"checkpointing": True}, {"precision": "fp16"}], ids=str)
 def test_the_largest_batch_fits_and_one_more_does_not(settings):
-    card = cards.get_card("t4")
-    most = cards.largest_batch("bert-base", card, sequence_length=128, **settings)
+    card = gpus.get_card("t4")
+    most = gpus.largest_batch("bert-base", card, sequence_length=128, **settings)
     for size, fits in ((most, True), (most + 1, False)):
-        assert cards.which_fits(plan(batch_size=size, **settings), cards=[card])[0].fits is fits
+        assert gpus.which_fits(plan(batch_size=size, **settings), cards=[card])[0].fits is fits
 
 
 def test_a_model_that_does_not_fit_at_all_has_no_batch():
-    card = cards.get_card("t4")
-    assert cards.largest_batch("llama-2-7b", card, sequence_length=64) == 0
-    assert cards.largest_batch("llama-2-7b", card, sequence_length=64, precision="bf16") == 0
+    card = gpus.get_card("t4")
+    assert gpus.largest_batch("llama-2-7b", card, sequence_length=64) == 0
+    assert gpus.largest_batch("llama-2-7b", card, sequence_length=64, precision="bf16") == 0
 
 
 def test_every_card_agrees_with_the_choice_of_precision():
-    for card in cards.CARDS.values():
+    for card in gpus.CARDS.values():
         assert (
             card.precision
             == runtime.choose_precision("cuda", compute_capability=card.capability)[0]
@@ -61,42 +62,42 @@ def test_every_card_agrees_with_the_choice_of_precision():
 
 
 def test_time_and_cost_by_hand():
-    assert cards.step_seconds(3 * 10**12, 10e12, utilisation=0.3) == pytest.approx(1.0)
-    run = cards.planned_run(36 * 10**12, 10, rate=1e10, price_per_hour=2.5)
+    assert gpus.step_seconds(3 * 10**12, 10e12, utilisation=0.3) == pytest.approx(1.0)
+    run = gpus.planned_run(36 * 10**12, 10, rate=1e10, price_per_hour=2.5)
     assert (run.seconds, run.cost) == (3600, 2.5)
-    assert cards.planned_run(10**12, 10, rate=1e12, seconds_a_step=0.5).seconds == 6
-    assert cards.planned_run(1, 1, rate=1.0).cost is None
-    step, card = plan(), cards.get_card("t4")
+    assert gpus.planned_run(10**12, 10, rate=1e12, seconds_a_step=0.5).seconds == 6
+    assert gpus.planned_run(1, 1, rate=1.0).cost is None
+    step, card = plan(), gpus.get_card("t4")
     # AdamW reads a weight, its gradient and two numbers of state, and writes three of these.
     update = 7 * 4 * step.trainable_count / 320e9
     products = step.flops / (8.1e12 * 0.3)
-    found = cards.step_seconds_on(step, card, utilisation=0.3)
+    found = gpus.step_seconds_on(step, card, utilisation=0.3)
     assert found == pytest.approx(products + update)
 
 
 def test_the_rate_is_operations_by_the_median_second(monkeypatch):
     moments = iter([0, 9, 11, 20, 24, 30, 33])  # the warm-up is started only
-    monkeypatch.setattr(cards.time, "perf_counter", lambda: next(moments))
+    monkeypatch.setattr(gpus.time, "perf_counter", lambda: next(moments))
     calls = []
-    rate = cards.flops_per_second(lambda: calls.append(1), 300, warm_up=1, repeats=3)
+    rate = gpus.flops_per_second(lambda: calls.append(1), 300, warm_up=1, repeats=3)
     assert rate == 300 / 3 and len(calls) == 4
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cards.get_card("t5"), "unknown card 't5'"),
-        (lambda: cards.get_card("a100-40"), "Did you mean 'a100-40gb'?"),
-        (lambda: cards.which_fits(plan(), reserve=-1), "reserve is -1"),
-        (lambda: cards.step_seconds(1, 1.0, utilisation=0), "utilisation is 0"),
-        (lambda: cards.step_seconds(1, 1.0, utilisation=1.5), "utilisation is 1.5"),
-        (lambda: cards.step_seconds(1, 0.0, utilisation=0.5), "flops_per_second is 0"),
-        (lambda: cards.planned_run(0, 1, rate=1.0), "flops is 0"),
-        (lambda: cards.planned_run(1, 0, rate=1.0), "steps is 0"),
-        (lambda: cards.planned_run(1, 1, rate=float("nan")), "rate is nan"),
-        (lambda: cards.planned_run(1, 1, rate=1.0, price_per_hour=-1), "price_per_hour is -1"),
-        (lambda: cards.flops_per_second(lambda: None, 1, repeats=0), "repeats 0"),
-        (lambda: cards.get_card("t4").peak_flops("bf16"), "no units for bf16"),
+        (lambda: gpus.get_card("t5"), "unknown card 't5'"),
+        (lambda: gpus.get_card("a100-40"), "Did you mean 'a100-40gb'?"),
+        (lambda: gpus.which_fits(plan(), reserve=-1), "reserve is -1"),
+        (lambda: gpus.step_seconds(1, 1.0, utilisation=0), "utilisation is 0"),
+        (lambda: gpus.step_seconds(1, 1.0, utilisation=1.5), "utilisation is 1.5"),
+        (lambda: gpus.step_seconds(1, 0.0, utilisation=0.5), "flops_per_second is 0"),
+        (lambda: gpus.planned_run(0, 1, rate=1.0), "flops is 0"),
+        (lambda: gpus.planned_run(1, 0, rate=1.0), "steps is 0"),
+        (lambda: gpus.planned_run(1, 1, rate=float("nan")), "rate is nan"),
+        (lambda: gpus.planned_run(1, 1, rate=1.0, price_per_hour=-1), "price_per_hour is -1"),
+        (lambda: gpus.flops_per_second(lambda: None, 1, repeats=0), "repeats 0"),
+        (lambda: gpus.get_card("t4").peak_flops("bf16"), "no units for bf16"),
     ],
 )
 def test_bad_values_are_named(call, message):
@@ -110,7 +111,7 @@ def test_a_task_s_run_is_the_sum_of_its_batches():
     tokenizer = models.load_tokenizer("encoder")
     tokenizer.model_max_length = 96
     lengths = classification.training_batches("news", tokenizer, examples=40).lengths
-    order = batching.length_grouped_batches(lengths, 16, seed=42, epoch=0)
+    order = batches.length_grouped_batches(lengths, 16, seed=42, epoch=0)
     each = [
         hardware.plan(
             "encoder", batch_size=len(rows), sequence_length=int(lengths[rows].max()),

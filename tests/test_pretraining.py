@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from helpers import batching, pretraining
-from helpers.batching import IGNORED
+from helpers import batches
+from helpers.batches import IGNORED
 from helpers.errors import InvalidValue
 
 
@@ -13,7 +13,7 @@ def test_language_blocks_hold_all_the_text_in_order():
     tokenizer = tiny.tokenizer()
     tokenizer.eos_token = "[SEP]"
     texts = tiny.texts()
-    data = pretraining.language_blocks(tokenizer, texts, length=16)
+    data = batches.language_blocks(tokenizer, texts, length=16)
     stream = [
         id for text in texts for id in [*tokenizer(text, add_special_tokens=False)["input_ids"], 3]
     ]
@@ -30,14 +30,14 @@ def test_language_blocks_hold_all_the_text_in_order():
 )
 def test_language_blocks_that_cannot_be(texts, length, message):
     with pytest.raises(InvalidValue, match=message):
-        pretraining.language_blocks(tiny.tokenizer(), texts, length=length)
+        batches.language_blocks(tiny.tokenizer(), texts, length=length)
 
 
 def test_masking_is_80_10_10():
     ids = torch.randint(5, 1000, (400, 500))
     special = torch.zeros_like(ids, dtype=torch.bool)
     special[:, 0] = special[:, 400:] = True
-    masked, labels = pretraining.mask_tokens(
+    masked, labels = batches.mask_tokens(
         ids,
         mask_token_id=4,
         vocabulary_size=1000,
@@ -60,7 +60,7 @@ def test_masking_is_80_10_10():
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
 def test_masking_probability_range(probability):
     with pytest.raises(InvalidValue, match="probability"):
-        pretraining.mask_tokens(
+        batches.mask_tokens(
             torch.ones(1, 2, dtype=torch.int64),
             mask_token_id=4,
             vocabulary_size=9,
@@ -71,8 +71,8 @@ def test_masking_probability_range(probability):
 
 def test_masked_texts_mask_anew_with_each_seed_and_never_padding():
     tokenizer = tiny.tokenizer()
-    texts = batching.encode(tokenizer, tiny.texts(), max_length=20)
-    data = pretraining.MaskedTexts(texts, tokenizer, probability=0.5)
+    texts = batches.encode(tokenizer, tiny.texts(), max_length=20)
+    data = batches.MaskedTexts(texts, tokenizer, probability=0.5)
     rows = [0, 5, 9]
     plain = texts.batch(rows)
 
@@ -93,4 +93,4 @@ def test_masking_needs_a_mask_token():
     tokenizer = tiny.tokenizer()
     tokenizer.mask_token = None
     with pytest.raises(InvalidValue, match="no mask token"):
-        pretraining.MaskedTexts(tiny.encoded(), tokenizer)
+        batches.MaskedTexts(tiny.encoded(), tokenizer)

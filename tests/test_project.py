@@ -18,26 +18,20 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# A module may import from those before it, never from those after it.
+# Imports point downwards only: a file or folder of helpers may import those in the lines above its
+# own, and inside a folder its own neighbours.
 LAYERS = (
-    {"errors"},
-    {"runtime", "catalog", "tensor_bundle", "whole_files"},
-    {"archives", "downloads", "row_files", "feedback", "local_hub", "drift", "quantization"},
+    {"errors", "files"},
+    {"runtime", "losses", "batches"},
     {"assets"},
-    {"corpus_files", "doctor", "card_sections", "model_card"},
-    {"publishing"},
-    {"tape", "replay", "architectures", "shapes", "hardware", "cards"},
-    {"corpora", "models", "annotations", "squad", "counterfactuals", "google_checkpoint", "lamb"},
-    {"batching", "losses", "config", "dropout", "lora", "measuring"},
-    {"pretraining", "acceleration", "optimization", "checkpoints", "metrics", "mitigation"},
-    {"calibration", "fairness", "resuming", "validation", "sharding"},
-    {"training", "evaluation", "gpu_check"},
-    {"tasks", "processes"},
-    {"page"},
-    {"shipping"},
-    {"plots"},
+    {"corpora", "models", "generation"},
+    {"training"},
+    {"evaluation"},
+    {"fairness", "tasks", "plots"},
+    {"hardware", "shipping"},
     {"widgets"},
     {"exercises"},
+    {"cli"},
     {"__main__"},
 )
 
@@ -133,9 +127,30 @@ def test_imports_point_downwards(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "helpers":
             below = node.module.split(".")[1:2] or [alias.name for alias in node.names]
             for name in below:
-                same_package = name == relative[0] and len(relative) > 1
-                assert same_package or layer_of(name) <= own, f"{path.name} imports {name}"
-                assert name != relative[0] or same_package
+                neighbours = name == relative[0] and len(relative) > 1
+                assert neighbours or layer_of(name) < own, f"{path.name} imports {name}"
+
+
+def test_no_two_modules_import_each_other():
+    imports = {}
+    for path in helpers_modules():
+        name = ".".join(("helpers", *path.relative_to(ROOT / "helpers").with_suffix("").parts))
+        imports[name] = {
+            target
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers")
+            for target in (node.module, *(f"{node.module}.{a.name}" for a in node.names))
+        }
+
+    def reached(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
+        below = (imports[name] & imports.keys()) - seen
+        return below.union(*(reached(each, seen | below | {name}) for each in below))
+
+    assert [name for name in imports if name in reached(name)] == []
+
+
+def test_few_files_lie_at_the_top():
+    assert len(list((ROOT / "helpers").glob("*.py"))) <= 9
 
 
 def tracked_texts() -> list[Path]:

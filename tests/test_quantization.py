@@ -7,8 +7,9 @@ import tiny
 import torch
 from torch import nn
 
-from helpers import evaluation, quantization
+from helpers import evaluation
 from helpers.errors import InvalidValue
+from helpers.models import quantization
 
 x86 = pytest.mark.skipif(
     torch.backends.quantized.engine not in quantization._PER_ROW,

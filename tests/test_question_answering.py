@@ -11,10 +11,11 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.functional.text import squad as torchmetrics_squad
 from transformers import BertForQuestionAnswering
 
-from helpers import models, squad
+from helpers import models
 from helpers.errors import CourseError, InvalidValue
-from helpers.tasks import question_answering as qa
-from helpers.tasks.question_files import read_squad, split_by_document
+from helpers.evaluation import squad
+from helpers.tasks import questions as qa
+from helpers.tasks.squad_files import read_squad, split_by_document
 from helpers.training import TrainingConfig, fit
 
 TEXT = "Ann Lee lives in Rome. Bob Ray moved to New York in 1999, and Ann stayed."

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from helpers import models
-from helpers.annotations import Entity, Opening, Relation
+from helpers.corpora.annotations import Entity, Opening, Relation
 from helpers.errors import InvalidValue
 from helpers.tasks import relations as rel
 from helpers.tasks.relations import Mention

@@ -7,10 +7,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from helpers import processes, sharding
-from helpers.config import TrainingConfig
 from helpers.errors import CourseError, InvalidValue
+from helpers.hardware import processes, sharding
 from helpers.models import load_classifier, load_tokenizer, save_trained
+from helpers.training.config import TrainingConfig
 
 FLOAT = 4
 KINDS = ("parameters", "gradients", "optimizer")

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 from transformers import BertForTokenClassification
 
 from helpers import models
-from helpers.batching import IGNORED
+from helpers.batches import IGNORED
 from helpers.errors import InvalidValue
-from helpers.tasks import token_labels as tok
+from helpers.tasks import entities as tok
 from helpers.training import TrainingConfig, fit
 
 LABELS = ("PERSON", "PLACE")

@@ -13,13 +13,12 @@ import torch
 import transformers
 from tiny import one_thread  # noqa: F401 (used by every test)
 
-from helpers import optimization, training
-from helpers.batching import EncodedTexts, encode, length_grouped_batches
-from helpers.config import History, TrainingConfig, learning_rate_at
-from helpers.dropout import ExampleDropout
+from helpers import training
+from helpers.batches import EncodedTexts, MaskedTexts, encode, length_grouped_batches
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
-from helpers.pretraining import MaskedTexts
-from helpers.training import fit
+from helpers.training import fit, steps
+from helpers.training.config import History, TrainingConfig, learning_rate_at
+from helpers.training.dropout import ExampleDropout
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,13 +117,13 @@ def test_layer_decay_equals_rates_written_out_by_hand():
 
 def test_layer_decay_reaches_a_decoder_and_needs_layers():
     names = [name for name, _ in tiny.causal_model().named_parameters()]
-    scales = optimization.layer_scales(names, 0.5)
+    scales = steps.layer_scales(names, 0.5)
     found = {name: scales[f"transformer.{name}.weight"] for name in ("wte", "wpe", "ln_f")}
     assert found == {"wte": 0.125, "wpe": 0.125, "ln_f": 1.0}
     assert scales["transformer.h.1.attn.c_attn.weight"] == 0.5
-    assert set(optimization.layer_scales(["a.weight", "b"], 1.0).values()) == {1.0}
+    assert set(steps.layer_scales(["a.weight", "b"], 1.0).values()) == {1.0}
     with pytest.raises(InvalidValue, match=r"layer_decay is 0\.9.*Set it to 1"):
-        optimization.layer_scales(["a.weight", "b"], 0.9)
+        steps.layer_scales(["a.weight", "b"], 0.9)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +187,7 @@ def test_consistency_is_the_loss_by_hand_and_does_not_depend_on_accumulation():
     labels = batch.pop("labels")
     pooled = model.bert(**batch).pooler_output
     masks = ExampleDropout(model.dropout.train())
-    masks.begin(optimization.derived_seed(settings.seed, 0, optimization.DROPOUT), 12)
+    masks.begin(steps.derived_seed(settings.seed, 0, steps.DROPOUT), 12)
     masks.take(range(12))
     log_p = model.classifier(model.dropout(torch.cat([pooled, pooled]))).log_softmax(-1)
     p, q = log_p.chunk(2)
@@ -208,7 +207,7 @@ def test_masked_loss_is_the_sum_over_the_batch_divided_by_its_items():
     data, model = masked_texts(8), tiny.masked_model()
     settings = config(max_steps=1, accumulation=8)
     rows = length_grouped_batches(data.lengths, 8, seed=settings.seed, epoch=0)[0]
-    seed = optimization.derived_seed(settings.seed, 0, training.MASKING)
+    seed = steps.derived_seed(settings.seed, 0, training.MASKING)
     batch = data.batch(rows, torch.Generator().manual_seed(seed))
     labels = batch.pop("labels")
     log_likelihoods = torch.log_softmax(model(**batch).logits, -1)
@@ -541,7 +540,7 @@ def test_runs_leave_nothing_behind():
 def test_embedding_gradient_is_the_ordinary_one():
     data = tiny.encoded()
     plain, special = tiny.classifier(), tiny.classifier()
-    rows = optimization.EmbeddingGradient(special)
+    rows = steps.EmbeddingGradient(special)
     assert rows.table is special.bert.embeddings.word_embeddings
     for indices in ([0, 1, 2], [5, 3], [7]):
         for model in (plain, special):
@@ -552,7 +551,7 @@ def test_embedding_gradient_is_the_ordinary_one():
         rows.clear(list(special.parameters()))
         assert not rows.table.weight.grad.any()
     tied = tiny.causal_model()
-    assert optimization.EmbeddingGradient(tied).table is None
+    assert steps.EmbeddingGradient(tied).table is None
 
 
 def test_progress_shows_loss_speed_and_time_left_or_nothing(capfd):

@@ -3,26 +3,26 @@ import os
 
 import pytest
 
-from helpers import whole_files
+from helpers import files
 
 
 def test_the_text_is_there_and_nothing_else(tmp_path):
-    path = whole_files.write_text(tmp_path / "a.json", "é\n")
+    path = files.write_text(tmp_path / "a.json", "é\n")
     assert path.read_bytes() == "é\n".encode()
-    whole_files.write_text(path, "new\n")
+    files.write_text(path, "new\n")
     assert path.read_text(encoding="utf-8") == "new\n"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_failure_leaves_the_old_file_and_no_scratch_file(tmp_path, monkeypatch):
-    path = whole_files.write_text(tmp_path / "a.json", "old")
+    path = files.write_text(tmp_path / "a.json", "old")
 
     def full(handle):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        whole_files.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -30,4 +30,4 @@ def test_a_failure_leaves_the_old_file_and_no_scratch_file(tmp_path, monkeypatch
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     content = bytes(range(256)) * 2000
     (tmp_path / "a.bin").write_bytes(content)
-    assert whole_files.sha256_of(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
+    assert files.sha256_of(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()

@@ -16,8 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from helpers.batching import EncodedTexts
-from helpers.pretraining import LanguageBlocks
+from helpers.batches import EncodedTexts, LanguageBlocks
 
 
 @pytest.fixture(autouse=True)

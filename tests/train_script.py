@@ -20,10 +20,8 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from helpers import checkpoints
-from helpers.batching import encode
-from helpers.pretraining import MaskedTexts
-from helpers.training import TrainingConfig, fit
+from helpers.batches import MaskedTexts, encode
+from helpers.training import TrainingConfig, checkpoints, fit
 
 
 def prepare(task: str, examples: int, settings: dict[str, float]):

@@ -21,7 +21,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-SETUP = '''\
+SETUP = """\
 # Installs the course in Google Colab. Anywhere else it only checks that the course is there.
 import importlib.metadata
 import importlib.util
@@ -44,7 +44,7 @@ elif importlib.util.find_spec("helpers") is None:
     raise ImportError(
         "The course is not installed in this Python. In the course's folder run `make lab`, or "
         "`pip install -e .` with the Python of this kernel, then restart the kernel."
-    )'''
+    )"""
 
 
 class LessonFailed(Exception):

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
+from helpers.evaluation.squad import best_score, exact_match, f1_score
 from helpers.exercises.question import NOT_A_FUNCTION, Question
-from helpers.squad import best_score, exact_match, f1_score
 
 _F1_CASES = (
     ("in New York", ["New York"], "two of three words are right, and both gold words are found"),

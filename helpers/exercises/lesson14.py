@@ -3,7 +3,7 @@
 from typing import Any
 
 from helpers.exercises.question import NOT_A_FUNCTION, Question
-from helpers.tasks.token_labels import strict_scores
+from helpers.tasks.entities import strict_scores
 
 _CASES = (
     (

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.drift import population_stability_index
+from helpers.shipping.drift import population_stability_index
 from helpers.exercises.question import NOT_A_FUNCTION, Question
 
 

@@ -177,8 +177,10 @@ def _watch(answer: Any) -> Any:
 def _has_empty_body(function: types.FunctionType) -> bool:
     """Does the body hold nothing but ``...``, ``pass`` or a docstring?"""
     code = function.__code__
-    return not code.co_names and code.co_nlocals == code.co_argcount + code.co_kwonlyargcount and (
-        len(code.co_code) <= len(_empty.__code__.co_code)
+    return (
+        not code.co_names
+        and code.co_nlocals == code.co_argcount + code.co_kwonlyargcount
+        and (len(code.co_code) <= len(_empty.__code__.co_code))
     )
 
 

@@ -15,7 +15,7 @@ def load_quiz(lesson: str) -> list[dict[str, Any]]:
     Raises:
         InvalidValue: there is no quiz for that lesson.
     """
-    from helpers.catalog import data_folder
+    from helpers.assets.catalog import data_folder
 
     folder = data_folder() / "quizzes"
     path = folder / f"{lesson}.json"

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from helpers import batching, corpora, evaluation, lora, models, runtime
+from helpers import batches, corpora, evaluation, models, runtime
 from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers.files import sha256_of
+from helpers.models import lora
 from helpers.tasks.running import RunOptions, finished_run, load_run, recorded, run, say_nothing
-from helpers.whole_files import sha256_of
 
 SPLIT_SEED = 42  # the split never depends on a run's seed: every run is judged on the same rows
 
@@ -101,7 +102,7 @@ def score(
 
 def training_batches(
     name: str, tokenizer: Any, *, examples: int | None = None
-) -> batching.EncodedTexts:
+) -> batches.EncodedTexts:
     """The training rows of task ``name``, cut at the tokenizer's ``model_max_length``.
 
     examples: how many; None: the task's own number. Raises InvalidValue if there are not as many.
@@ -353,8 +354,8 @@ def _evaluate(
     }
 
 
-def _encode(tokenizer: Any, rows: Any, label_count: int) -> batching.EncodedTexts:
-    return batching.encode(
+def _encode(tokenizer: Any, rows: Any, label_count: int) -> batches.EncodedTexts:
+    return batches.encode(
         tokenizer,
         list(rows["text"]),
         list(rows["label"]),

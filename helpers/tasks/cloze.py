@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from helpers import assets, corpora
-from helpers.annotations import Opening
-from helpers.corpus_files import read_text
+from helpers.corpora.annotations import Opening
+from helpers.corpora.readers import read_text
 from helpers.errors import InvalidValue
-from helpers.tasks.question_answering import Example
+from helpers.tasks.questions import Example
 from helpers.tasks.relations import sentences
 
 WORDS_EACH_SIDE = 10

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from helpers import annotations, batching, evaluation, models, squad
-from helpers.annotations import ENTITY_LABELS
+from helpers import batches, evaluation, models
+from helpers.corpora import annotations
+from helpers.corpora.annotations import ENTITY_LABELS
 from helpers.errors import InvalidValue, unknown_name
-from helpers.metrics import bootstrap_interval
-from helpers.tasks import cloze, question_files
-from helpers.tasks import question_answering as qa
+from helpers.evaluation import squad
+from helpers.evaluation.metrics import bootstrap_interval
+from helpers.tasks import cloze, squad_files
+from helpers.tasks import entities as tok
+from helpers.tasks import questions as qa
 from helpers.tasks import relations as rel
-from helpers.tasks import token_labels as tok
 from helpers.tasks.running import RunOptions, finished_run, load_run, recorded, run
 
 
@@ -94,7 +96,7 @@ def train_task(
     )
 
 
-def training_batches(name: str, tokenizer: Any, *, examples: int | None = None) -> batching.Batches:
+def training_batches(name: str, tokenizer: Any, *, examples: int | None = None) -> batches.Batches:
     """The training examples of task ``name`` as it trains on them, cut at the tokenizer's
     ``model_max_length``. examples: how many openings or questions; None: all."""
     return _KINDS[name].encode(tokenizer, _load(name, examples)["train"], True)
@@ -181,7 +183,7 @@ class _Relations:
         return models.load_classifier(name, labels=rel.NAMES, seed=seed)
 
     @staticmethod
-    def encode(tokenizer: Any, openings: Sequence, training: bool) -> batching.EncodedTexts:
+    def encode(tokenizer: Any, openings: Sequence, training: bool) -> batches.EncodedTexts:
         pairs = rel.from_openings(openings)
         return rel.encode(tokenizer, rel.thin_out(pairs) if training else pairs)
 
@@ -219,7 +221,7 @@ class _Questions:
     @staticmethod
     def load(file: Path | None) -> dict[str, list]:
         if file is not None:
-            return question_files.split_by_document(question_files.read_squad(file))
+            return squad_files.split_by_document(squad_files.read_squad(file))
         return {split: qa.from_openings(annotations.load(split)) for split in annotations.SPLITS}
 
     @staticmethod

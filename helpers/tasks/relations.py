@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from helpers import batching, evaluation
-from helpers.annotations import RELATIONS, Opening
-from helpers.batching import EncodedTexts
+from helpers import batches, evaluation
+from helpers.batches import EncodedTexts
+from helpers.corpora.annotations import RELATIONS, Opening
 from helpers.errors import InvalidValue
-from helpers.metrics import check_pair
+from helpers.evaluation.metrics import check_pair
 
 NONE = "none"
 NAMES = (NONE, *RELATIONS)
@@ -166,7 +166,7 @@ def thin_out(pairs: Sequence[Pair], *, per_relation: float = 2.0, seed: int = 42
 def encode(tokenizer: Any, pairs: Sequence[Pair], *, max_length: int = 96) -> EncodedTexts:
     """The pairs' marked sentences and class numbers, for ``training.fit``."""
     texts, labels = [pair.text for pair in pairs], [pair.label for pair in pairs]
-    return batching.encode(tokenizer, texts, labels, max_length=max_length, label_count=len(NAMES))
+    return batches.encode(tokenizer, texts, labels, max_length=max_length, label_count=len(NAMES))
 
 
 def scores_of(

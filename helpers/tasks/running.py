@@ -10,9 +10,9 @@ from typing import Any
 from accelerate import PartialState
 
 from helpers import models, runtime, training
-from helpers.batching import Batches
+from helpers.batches import Batches
 from helpers.errors import CourseError, InvalidValue
-from helpers.whole_files import write_text
+from helpers.files import write_text
 
 
 def say_nothing(line: str) -> None:

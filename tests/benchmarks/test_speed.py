@@ -19,7 +19,7 @@ import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 from helpers import corpora, evaluation, models
-from helpers.batching import encode
+from helpers.batches import encode
 from helpers.training import TrainingConfig, fit
 
 EXAMPLES, BATCH_SIZE, EPOCHS, LEARNING_RATE, SEED = 640, 32, 1, 4e-4, 42

@@ -8,11 +8,11 @@ MISTAKES = {
         "    n = len(set(found) & set(wanted))\n"
         "    return 2 * n / max(1, len(found) + len(wanted))",
         # The mean over the gold answers.
-        "from helpers.squad import f1_score\n"
+        "from helpers.evaluation.squad import f1_score\n"
         "def answer(prediction, golds):\n"
         "    return sum(f1_score(prediction, gold) for gold in golds) / len(golds)",
         # Sets instead of counts.
-        "from helpers.squad import normalize_answer\n"
+        "from helpers.evaluation.squad import normalize_answer\n"
         "def answer(prediction, golds):\n"
         "    def f1(gold):\n"
         "        a, b = normalize_answer(prediction).split(), normalize_answer(gold).split()\n"
@@ -21,7 +21,7 @@ MISTAKES = {
         "        return 2 * len(set(a) & set(b)) / (len(set(a)) + len(set(b)))\n"
         "    return max(map(f1, golds))",
         # Nothing done about empty answers.
-        "from helpers.squad import normalize_answer\n"
+        "from helpers.evaluation.squad import normalize_answer\n"
         "def answer(prediction, golds):\n"
         "    def f1(gold):\n"
         "        a, b = normalize_answer(prediction).split(), normalize_answer(gold).split()\n"
@@ -29,7 +29,7 @@ MISTAKES = {
         "        return 2 * n / (len(a) + len(b))\n"
         "    return max(map(f1, golds))",
         # Exact match.
-        "from helpers.squad import exact_match\n"
+        "from helpers.evaluation.squad import exact_match\n"
         "def answer(prediction, golds):\n"
         "    return max(exact_match(prediction, gold) for gold in golds)",
         "answer = 0.8",

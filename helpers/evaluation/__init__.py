@@ -1,0 +1,28 @@
+"""How good a model is: its predictions, their scores with intervals, and baselines to compare."""
+
+from helpers.evaluation.metrics import bootstrap_interval, mcnemar, paired_bootstrap, score
+from helpers.evaluation.prediction import (
+    Predictions,
+    Report,
+    classification_report,
+    forward,
+    majority_baseline,
+    predict,
+    tfidf_baseline,
+    tfidf_pipeline,
+)
+
+__all__ = [
+    "Predictions",
+    "Report",
+    "bootstrap_interval",
+    "classification_report",
+    "forward",
+    "majority_baseline",
+    "mcnemar",
+    "paired_bootstrap",
+    "predict",
+    "score",
+    "tfidf_baseline",
+    "tfidf_pipeline",
+]

@@ -1,0 +1,1 @@
+"""Texts from a causal language model: decoding, chat, and the pairs to instruct it with."""

@@ -1,0 +1,230 @@
+"""Graphics cards: which of them a plan fits, how long it takes there, and what that costs.
+
+A card's figures are its maker's, for dense matrices (data sheets also print twice as much for
+"sparse" ones). No program reaches them: every time here is told with the share that is assumed or
+was measured, the utilisation. No price is known here; it is asked for.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import isfinite
+from statistics import median
+from typing import Any
+
+from helpers.errors import InvalidValue, unknown_name
+from helpers.hardware import planner
+from helpers.runtime import choose_precision
+
+GB = 10**9
+RESERVE = GB  # CUDA's context, the libraries' working memory, gaps between tensors: assumed
+
+
+@dataclass(frozen=True)
+class Card:
+    """memory: bytes, the data sheet's GB as 10**9; a card itself reports a few percent more or
+    less. bandwidth: bytes/s. flops: dense FLOP/s for "fp32" (outside tensor cores),
+    and "tf32", "fp16" and "bf16" (in tensor cores, float32 sums) where the card has them.
+    capability: CUDA compute capability (major, minor)."""
+
+    name: str
+    title: str
+    memory: int
+    bandwidth: float
+    flops: dict[str, float]
+    capability: tuple[int, int]
+
+    @property
+    def precision(self) -> str:
+        """The precision that ``runtime`` would choose on it."""
+        return choose_precision("cuda", compute_capability=self.capability)[0]
+
+    def peak_flops(self, precision: str) -> float:
+        """FLOP/s at most. Raises InvalidValue for a precision that the card has no units for."""
+        if precision not in self.flops:
+            raise InvalidValue(
+                f"{self.title} has no units for {precision}; it computes in "
+                f"{', '.join(self.flops)}. Take {self.precision}."
+            )
+        return self.flops[precision]
+
+
+# name, title, GB, GB/s, compute capability, TFLOP/s in fp32, tf32, fp16, bf16. From NVIDIA's data
+# sheets of Tesla T4, V100, A10, L4, A100 and H100 (SXM), and its white papers on GA102 and Ada.
+_SHEETS = (
+    ("t4", "T4", 16, 320, (7, 5), 8.1, None, 65, None),
+    ("v100-16gb", "V100 PCIe", 16, 900, (7, 0), 14, None, 112, None),
+    ("v100-32gb", "V100 SXM2", 32, 900, (7, 0), 15.7, None, 125, None),
+    ("rtx-3090", "GeForce RTX 3090", 24, 936, (8, 6), 35.6, 35.6, 71, 71),
+    ("rtx-4090", "GeForce RTX 4090", 24, 1008, (8, 9), 82.6, 82.6, 165.2, 165.2),
+    ("a10", "A10", 24, 600, (8, 6), 31.2, 62.5, 125, 125),
+    ("l4", "L4", 24, 300, (8, 9), 30.3, 60, 121, 121),
+    ("a100-40gb", "A100 40 GB", 40, 1555, (8, 0), 19.5, 156, 312, 312),
+    ("a100-80gb", "A100 80 GB", 80, 2039, (8, 0), 19.5, 156, 312, 312),
+    ("h100", "H100", 80, 3350, (9, 0), 67, 494.7, 989.4, 989.4),
+)
+CARDS: dict[str, Card] = {
+    name: Card(
+        name,
+        title,
+        size * GB,
+        bandwidth * 1e9,
+        {
+            precision: value * 1e12
+            for precision, value in zip(("fp32", "tf32", "fp16", "bf16"), rates, strict=True)
+            if value
+        },
+        capability,
+    )
+    for name, title, size, bandwidth, capability, *rates in _SHEETS
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a plan runs on a card. needed, spare: bytes, spare below 0 where it does not fit.
+    reason: in words."""
+
+    card: Card
+    fits: bool
+    needed: int
+    spare: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """steps, flops: of the whole run. seconds: at the rate that was given. cost: in the price's
+    currency; None without a price."""
+
+    steps: int
+    flops: int
+    seconds: float
+    cost: float | None
+
+
+def get_card(name: str) -> Card:
+    """The card ``name``; raises InvalidValue with the nearest names if it is unknown."""
+    if name not in CARDS:
+        raise unknown_name("card", name, CARDS)
+    return CARDS[name]
+
+
+def which_fits(
+    plan: planner.Plan, *, cards: Iterable[Card] | None = None, reserve: int = RESERVE
+) -> tuple[Fit, ...]:
+    """For each card (None: all of CARDS): does a training step of ``plan`` fit beside ``reserve``
+    bytes for what is no tensor? A card without units for the plan's precision does not do."""
+    if reserve < 0:
+        raise InvalidValue(f"reserve is {reserve}; it must be at least 0 bytes.")
+    found = []
+    for card in CARDS.values() if cards is None else cards:
+        spare = card.memory - plan.peak - reserve
+        if plan.precision not in card.flops:
+            reason = f"no {plan.precision} units"
+        elif spare < 0:
+            reason = f"{-spare / GB:.1f} GB short"
+        else:
+            reason = f"{spare / GB:.1f} GB to spare"
+        fits = spare >= 0 and plan.precision in card.flops
+        found.append(Fit(card, fits, plan.peak + reserve, spare, reason))
+    return tuple(found)
+
+
+def largest_batch(
+    model: Any, card: Card, *, sequence_length: int, reserve: int = RESERVE, **settings: Any
+) -> int:
+    """The most texts of ``sequence_length`` tokens that a step on ``card`` can take at once; 0 if
+    not even one. settings: of ``planner.plan`` (device: "cuda" unless given).
+
+    Memory grows with the batch, nearly in a straight line: the line between a batch that fits and
+    one that does not leads close to the largest.
+    """
+    settings = {"device": "cuda", **settings}
+
+    def fit(size: int) -> Fit:
+        plan = planner.plan(model, batch_size=size, sequence_length=sequence_length, **settings)
+        return which_fits(plan, cards=[card], reserve=reserve)[0]
+
+    smallest = fit(1)
+    if not smallest.fits:
+        return 0
+    low, room, high = 1, smallest.spare, 4
+    while (over := fit(high).spare) >= 0:
+        low, room, high = high, over, 4 * high
+    while high - low > 1:
+        guess = low + (high - low) * room // (room - over)
+        size = min(max(guess, low + 1), high - 1)
+        if (spare := fit(size).spare) >= 0:
+            low, room = size, spare
+        else:
+            high, over = size, spare
+    return low
+
+
+def step_seconds(flops: int, flops_per_second: float, *, utilisation: float) -> float:
+    """Seconds for ``flops`` at a share ``utilisation`` (above 0, at most 1) of the peak
+    ``flops_per_second``. Training of large models in large batches reaches 0.3 to 0.5 of a card; a
+    small model, which the card finishes before the next call reaches it, much less. An assumption
+    until it is measured."""
+    if not 0 < utilisation <= 1:
+        raise InvalidValue(f"utilisation is {utilisation}; it must be above 0, at most 1.")
+    return flops / (_positive("flops_per_second", flops_per_second) * utilisation)
+
+
+def step_seconds_on(plan: planner.Plan, card: Card, *, utilisation: float) -> float:
+    """Seconds of one step of ``plan`` on ``card`` at least: its products at ``utilisation`` of the
+    peak, and the optimiser, which is bound by the memory, at full bandwidth.
+
+    Raises InvalidValue for a precision that the card has no units for.
+    """
+    products = step_seconds(plan.flops, card.peak_flops(plan.precision), utilisation=utilisation)
+    return products + plan.update_bytes / card.bandwidth
+
+
+def flops_per_second(
+    step: Callable[[], Any], flops: int, *, warm_up: int = 1, repeats: int = 3
+) -> float:
+    """The FLOP/s that this machine reaches with ``step()``, which does ``flops``: the median of
+    ``repeats`` calls after ``warm_up`` others. On a GPU, ``step`` must wait until it is done."""
+    if warm_up < 0 or repeats < 1:
+        raise InvalidValue(f"warm_up is {warm_up} and repeats {repeats}; at least 0 and 1.")
+    _positive("flops", flops)
+    seconds = []
+    for number in range(warm_up + repeats):
+        started = time.perf_counter()
+        step()
+        if number >= warm_up:
+            seconds.append(time.perf_counter() - started)
+    return flops / median(seconds)
+
+
+def planned_run(
+    flops: int,
+    steps: int,
+    *,
+    rate: float,
+    price_per_hour: float | None = None,
+    seconds_a_step: float = 0.0,
+) -> PlannedRun:
+    """A whole run of ``flops`` in ``steps`` steps.
+
+    rate: FLOP/s that are really reached, measured by ``flops_per_second`` or a card's peak times
+    a utilisation. price_per_hour: yours, in any currency. seconds_a_step: what every step takes
+    beside its products.
+    """
+    _positive("flops", flops)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InvalidValue(f"steps is {steps!r}; it must be a whole number, at least 1.")
+    seconds = flops / _positive("rate", rate) + steps * seconds_a_step
+    if price_per_hour is None:
+        return PlannedRun(steps, flops, seconds, None)
+    if not (isfinite(price_per_hour) and price_per_hour >= 0):
+        raise InvalidValue(f"price_per_hour is {price_per_hour}; it must be at least 0.")
+    return PlannedRun(steps, flops, seconds, seconds / 3600 * price_per_hour)
+
+
+def _positive(name: str, value: float) -> float:
+    if not (isfinite(value) and value > 0):
+        raise InvalidValue(f"{name} is {value}; it must be above 0.")
+    return value

@@ -1,0 +1,85 @@
+"""The shapes of published models, as transformers configurations made without the network."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import InvalidValue, unknown_name
+from helpers.hardware.architectures import HEADS
+
+
+def _bert(width: int, layers: int, heads: int) -> dict[str, Any]:
+    return {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "intermediate_size": 4 * width, "vocab_size": 30522}  # fmt: skip
+
+
+def _gpt2(width: int, layers: int, heads: int) -> dict[str, Any]:
+    return {"n_embd": width, "n_layer": layers, "n_head": heads}
+
+
+def _llama(
+    vocabulary: int, width: int, layers: int, heads: int, groups: int, inner: int, tied: bool
+) -> dict[str, Any]:
+    return {"vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": groups,
+            "intermediate_size": inner, "tie_word_embeddings": tied}  # fmt: skip
+
+
+# The shapes that the models were published with (their config.json).
+_PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "minilm-l6": ("bert", _bert(384, 6, 12)),
+    "bert-base": ("bert", _bert(768, 12, 12)),
+    "bert-large": ("bert", _bert(1024, 24, 16)),
+    "gpt2": ("gpt2", _gpt2(768, 12, 12)),
+    "gpt2-medium": ("gpt2", _gpt2(1024, 24, 16)),
+    "gpt2-large": ("gpt2", _gpt2(1280, 36, 20)),
+    "gpt2-xl": ("gpt2", _gpt2(1600, 48, 25)),
+    "smollm2-135m": ("llama", _llama(49152, 576, 30, 9, 3, 1536, True)),
+    "smollm2-360m": ("llama", _llama(49152, 960, 32, 15, 5, 2560, True)),
+    "smollm2-1.7b": ("llama", _llama(49152, 2048, 24, 32, 32, 8192, True)),
+    "llama-2-7b": ("llama", _llama(32000, 4096, 32, 32, 32, 11008, False)),
+    "llama-2-13b": ("llama", _llama(32000, 5120, 40, 40, 40, 13824, False)),
+    "llama-2-70b": ("llama", _llama(32000, 8192, 80, 64, 8, 28672, False)),
+    "llama-3-8b": ("llama", _llama(128256, 4096, 32, 32, 8, 14336, False)),
+    "llama-3-70b": ("llama", _llama(128256, 8192, 80, 64, 8, 28672, False)),
+    "llama-3.2-1b": ("llama", _llama(128256, 2048, 16, 32, 8, 8192, True)),
+    "llama-3.2-3b": ("llama", _llama(128256, 3072, 28, 24, 8, 8192, True)),
+}
+_CATALOGUE = {"encoder": "minilm-l6", "causal-lm": "smollm2-135m"}
+MODELS = (*_CATALOGUE, *_PUBLISHED)
+
+
+def model_config(model: Any) -> Any:
+    """The transformers configuration that ``plan`` would take for ``model``: one of MODELS, a
+    folder that holds a config.json, or a configuration, returned as it is.
+
+    Raises InvalidValue for an unknown name (the nearest is said) and for an architecture that the
+    planner does not know.
+    """
+    if not isinstance(model, str | Path):
+        config = model
+    elif (name := str(model)) in MODELS:
+        return _published(_CATALOGUE.get(name, name))
+    elif Path(model).is_dir():
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise InvalidValue(f"{model} holds no config.json that can be read: {error}") from error
+    else:
+        raise unknown_name("model", name, MODELS)
+    family = getattr(config, "model_type", type(config).__name__)
+    if family not in HEADS:
+        raise InvalidValue(
+            f"the planner does not know the architecture {family!r}; it knows {', '.join(HEADS)}."
+        )
+    return config
+
+
+@lru_cache
+def _published(name: str) -> Any:
+    from transformers import BertConfig, GPT2Config, LlamaConfig
+
+    family, sizes = _PUBLISHED[name]
+    return {"bert": BertConfig, "gpt2": GPT2Config, "llama": LlamaConfig}[family](**sizes)

@@ -1,0 +1,372 @@
+"""Catalogued models as transformers objects for a task, loaded without noise.
+
+A name is one of the catalogue's models, a folder that holds a model, or (full profile) a
+repository on the Hugging Face Hub. Weights come in float32 and only from safetensors or GGUF.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from helpers import assets, runtime
+from helpers.assets import catalog
+from helpers.errors import CourseError, InvalidValue, unknown_name
+
+_DEFAULT = {"quick": "encoder", "full": "bert-base"}
+_DROPOUTS = (  # the names that model families give to their dropout probabilities
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
+
+
+def default_model(profile: str) -> str:
+    """The encoder of a profile: "encoder" in "quick", "bert-base" in "full"."""
+    if profile not in _DEFAULT:
+        raise unknown_name("profile", profile, _DEFAULT)
+    return _DEFAULT[profile]
+
+
+def load_tokenizer(name: str = "encoder") -> PreTrainedTokenizerBase:
+    """The tokenizer of model ``name``."""
+    with _quiet():
+        return AutoTokenizer.from_pretrained(_source(name))
+
+
+def load_encoder(name: str = "encoder", *, attention: str = "sdpa") -> PreTrainedModel:
+    """The body without a head, in eval mode: hidden states (B, T, hidden size).
+
+    attention: "sdpa" (fast) or "eager" (can return the attention weights).
+    """
+    with _quiet():
+        model = AutoModel.from_pretrained(_source(name), attn_implementation=attention, **_SAFE)
+    return model.eval()
+
+
+def load_classifier(
+    name: str = "encoder",
+    *,
+    labels: Sequence[str],
+    seed: int = 42,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+) -> PreTrainedModel:
+    """A sequence classifier in eval mode: the pretrained body under a fresh head
+    (a model that was saved with as many classes keeps its own head).
+
+    labels: names of the classes in the order of their numbers, at least two, all different.
+    seed: of the head's weights; the global random state is left as it was.
+    dropout: sets all dropout probabilities, 0 <= dropout < 1; None keeps the model's own.
+    attention_dropout: sets those of attention weights apart; None: like ``dropout``.
+    """
+    labels = _different(labels)
+    return _with_head(
+        AutoModelForSequenceClassification,
+        name,
+        labels=labels,
+        seed=seed,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    )
+
+
+def load_regressor(
+    name: str = "encoder", *, seed: int = 42, dropout: float | None = None
+) -> PreTrainedModel:
+    """A model of one number a text in eval mode: logits (B, 1) from a fresh head, and the mean
+    squared error as its loss. seed, dropout: as in ``load_classifier``."""
+    return _with_head(
+        AutoModelForSequenceClassification, name, labels=["value"], seed=seed, dropout=dropout
+    )
+
+
+def load_token_classifier(
+    name: str = "encoder",
+    *,
+    labels: Sequence[str],
+    seed: int = 42,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+) -> PreTrainedModel:
+    """A classifier of every token in eval mode: logits (B, T, C) from a fresh head.
+
+    labels: the tags' names in the order of their numbers. seed, dropout, attention_dropout: as in
+    ``load_classifier``.
+    """
+    labels = _different(labels)
+    return _with_head(
+        AutoModelForTokenClassification,
+        name,
+        labels=labels,
+        seed=seed,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    )
+
+
+def load_question_answerer(
+    name: str = "encoder", *, seed: int = 42, dropout: float | None = None
+) -> PreTrainedModel:
+    """A model of answer spans in eval mode: start and end logits (B, T) from a fresh head.
+    seed, dropout: as in ``load_classifier``."""
+    return _with_head(AutoModelForQuestionAnswering, name, seed=seed, dropout=dropout)
+
+
+def _different(labels: Sequence[str]) -> list[str]:
+    labels = list(labels)
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise InvalidValue(f"labels are {labels}; give at least two different names of classes.")
+    return labels
+
+
+def _with_head(
+    kind: type,
+    name: str,
+    *,
+    labels: Sequence[str] | None = None,
+    seed: int,
+    dropout: float | None,
+    attention_dropout: float | None = None,
+) -> PreTrainedModel:
+    """The pretrained body under a head of ``kind``, fresh unless one of that size was saved."""
+    for key, value in (("dropout", dropout), ("attention_dropout", attention_dropout)):
+        if value is not None and not 0 <= value < 1:
+            raise InvalidValue(f"{key} is {value}; it must be at least 0 and below 1.")
+    source, names = _source(name), {}
+    if labels is not None:
+        names = {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: number for number, label in enumerate(labels)},
+        }
+    with _quiet(), _seeded(seed):
+        config = AutoConfig.from_pretrained(source, **names)
+        if labels is not None and len(labels) == 1:
+            config.problem_type = "regression"
+        for key in filter(partial(hasattr, config), _DROPOUTS):
+            of_attention = "attention" in key and attention_dropout is not None
+            if (value := attention_dropout if of_attention else dropout) is not None:
+                setattr(config, key, value)
+        return kind.from_pretrained(source, config=config, ignore_mismatched_sizes=True, **_SAFE)
+
+
+def load_masked_lm(name: str = "encoder", *, seed: int = 42) -> PreTrainedModel:
+    """The body under a masked-language-model head, in eval mode.
+
+    The quick profile's encoder was published without such a head: its dense layer and its
+    normalisation are then fresh (from ``seed``, the global random state is left as it was), and
+    the decoder is tied to the word embeddings as in BERT. Its predictions are worth nothing
+    before it is trained.
+    """
+    with _quiet(), _seeded(seed):
+        return AutoModelForMaskedLM.from_pretrained(_source(name), **_SAFE)
+
+
+def load_causal_lm(name: str = "causal-lm", *, attention: str = "sdpa") -> PreTrainedModel:
+    """A causal language model, float32, in eval mode: logits (B, T, V).
+
+    The catalogue's model is a quantised GGUF file. The first call turns it into safetensors in
+    the cache (20 to 60 seconds, 0.5 GB); later calls load that in about a second.
+    """
+    with _quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            _source(name), attn_implementation=attention, **_SAFE
+        )
+
+
+def tiny_gpt(
+    *,
+    vocabulary_size: int,
+    positions: int = 128,
+    width: int = 192,
+    layers: int = 4,
+    heads: int = 4,
+    seed: int = 42,
+) -> GPT2LMHeadModel:
+    """A GPT-2 without any training and without dropout, its weights drawn from ``seed``.
+
+    positions: tokens it can see at most. width: of the hidden states, a multiple of ``heads``.
+    """
+    sizes = {
+        "vocabulary_size": vocabulary_size,
+        "positions": positions,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+    }
+    for key, value in sizes.items():
+        if value < 1:
+            raise InvalidValue(f"{key} is {value}; it must be at least 1.")
+    if width % heads:
+        raise InvalidValue(f"width {width} cannot be shared by {heads} heads; take a multiple.")
+    config = GPT2Config(
+        vocab_size=vocabulary_size,
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with _quiet(), _seeded(seed):
+        model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # what transformers takes anyway, but with a warning
+    return model
+
+
+def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model (eval mode) and tokenizer that ``train`` or ``save_pretrained`` wrote: a
+    classifier of texts or of tokens, or a model of answer spans, as its config.json says.
+
+    Raises CourseError when ``folder`` does not hold them, or holds a damaged one.
+    """
+    folder = Path(folder)
+    wanted = ("config.json", "model.safetensors", "tokenizer_config.json")
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        inside = folder / "model" / "config.json"
+        step = (
+            f"Did you mean {folder / 'model'}?"
+            if inside.is_file()
+            else "Name the folder `model` that a finished run wrote, or train one: "
+            "python -m helpers train news --out runs/news"
+        )
+        raise CourseError(f"{folder} holds no trained model: no {', '.join(missing)}. {step}")
+    try:
+        with _quiet():
+            (architecture,) = AutoConfig.from_pretrained(folder).architectures
+            kinds = [kind for ending, kind in _HEADS.items() if architecture.endswith(ending)]
+            if not kinds:
+                raise ValueError(f"{architecture} has none of the heads {', '.join(_HEADS)}")
+            model = kinds[0].from_pretrained(folder, **_SAFE)
+            return model.eval(), AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # safetensors, json and transformers each raise their own kinds
+        raise CourseError(
+            f"the model in {folder} cannot be read ({type(error).__name__}: {error}). "
+            f"Save it again, or train it again."
+        ) from error
+
+
+def save_trained(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
+    """Write both so that ``load_trained``, ``from_pretrained`` and ``pipeline`` load them.
+
+    The folder appears whole: what an earlier save left there is replaced at the very end.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch, _quiet():
+        whole, earlier = Path(scratch) / "new", Path(scratch) / "earlier"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        if folder.exists():
+            folder.replace(earlier)
+        whole.replace(folder)
+
+
+def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """Numbers in the model's weights; shared ones count once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+_HEADS = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+}
+_SAFE = {"dtype": torch.float32, "use_safetensors": True}
+
+
+def _source(name: str) -> str:
+    """What ``from_pretrained`` is given for ``name``: a folder, or a Hub id in the full profile."""
+    known = [key for key, asset in catalog.load_catalog().items() if asset.kind == "model"]
+    if name in known:
+        folder = assets.fetch(name)
+        gguf = sorted(folder.rglob("*.gguf"))
+        return str(_convert(name, gguf[0]) if gguf else _model_folder(folder))
+    if Path(name).is_dir():
+        return str(name)
+    if "/" in name and runtime.detect().profile == "full":
+        return name
+    also = ["or a folder with a model", "or in the full profile owner/name on the Hugging Face Hub"]
+    raise unknown_name("model", name, [*known, *also])
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / "config.json").is_file():
+        return folder
+    found = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
+    return found[0].parent if found else folder
+
+
+def _convert(name: str, gguf: Path) -> Path:
+    """The folder of the safetensors form of a GGUF file, made when it is first asked for."""
+
+    def build(folder: Path) -> None:
+        options = {"gguf_file": gguf.name}
+        with _quiet(), _seeded(0), redirect_stderr(io.StringIO()):  # the converter has its own bar
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+            quantised = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, **options
+            )
+            # transformers refuses to save a model that it remembers as quantised: a plain one
+            # takes over the numbers.
+            config = quantised.config
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model.load_state_dict(quantised.state_dict())
+            model.generation_config = quantised.generation_config
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    return assets.derived(f"{name}-safetensors", build)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' load reports and progress bars; its settings are put back."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Weights drawn inside depend on ``seed`` alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,319 @@
+"""The capstone: a text classifier of one's own, and a rubric of which a script checks what it can.
+
+A project is a folder as ``train`` leaves it (``model/``, ``metrics.json``), with the card in
+``model/README.md``, the texts in ``data/train.csv`` and ``data/test.csv`` (columns ``text`` and
+``label``) and a drift reference in ``reference.json``. Every point is for something that was found
+and checked; what is missing, cannot be read or does not agree with the rest brings none.
+"""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers import batches, corpora, evaluation
+from helpers.shipping.batch_prediction import label_names
+from helpers.corpora.tables import read_rows
+from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers.evaluation import metrics
+from helpers.shipping import drift, hub, model_card
+from helpers.tasks.running import load_run
+
+LEAST_TEST_TEXTS = 100
+BY_HAND = (
+    "Do the labels mean what the card says? Read twenty of them.",
+    "Have you read the surest mistakes, and does the card say what they have in common?",
+    "Who is affected when the model errs, and did any of them see it?",
+    "Would you, today, still choose this model over its best baseline?",
+)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One line of the rubric. found: what was seen, or what is missing and the next step."""
+
+    title: str
+    points: int
+    met: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The judged rubric; printed, it is a table with what no script can judge below."""
+
+    criteria: tuple[Criterion, ...]
+
+    @property
+    def points(self) -> int:
+        """Sum over the criteria that are met."""
+        return sum(c.points for c in self.criteria if c.met)
+
+    @property
+    def complete(self) -> bool:
+        """Is every criterion met?"""
+        return all(c.met for c in self.criteria)
+
+    def __str__(self) -> str:
+        lines = []
+        for c in self.criteria:
+            lines.append(f"{c.points if c.met else 0:3d} of {c.points:2d}  {c.title}")
+            lines.append(f"           {'' if c.met else '-> '}{c.found}")
+        total = sum(c.points for c in self.criteria)
+        lines += ["", f"{self.points} of {total} points.", "", "What no script can judge:"]
+        return "\n".join([*lines, *(f"  - {question}" for question in BY_HAND)])
+
+
+def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
+    """Check the project in ``folder``; nothing in it is changed.
+
+    only: titles of criteria, to look again at what was mended; none given: the whole rubric.
+    Raises InvalidValue: no such folder, an unknown title.
+    """
+    folder = Path(folder)
+    titles = [title for title, _, _ in _RUBRIC]
+    for title in only:
+        if title not in titles:
+            raise unknown_name("criterion", title, titles)
+    if not folder.is_dir():
+        raise InvalidValue(f"there is no folder {folder}; name the one of your project.")
+    project, judged = _Project(folder), []
+    for title, points, check in _RUBRIC:
+        if only and title not in only:
+            continue
+        try:
+            found, met = check(project), True
+        except CourseError as error:
+            found, met = str(error), False
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            found, met = f"what is there has another form ({type(error).__name__}: {error})", False
+        judged.append(Criterion(title, points, met, found))
+    return Report(tuple(judged))
+
+
+def save_splits(folder: str | Path, data: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Write ``folder/data/<split>.csv`` with ``text`` and the label's name, for each split of a
+    ``corpora.load``. names: of the classes, in the order of their numbers."""
+    target = Path(folder) / "data"
+    target.mkdir(parents=True, exist_ok=True)
+    for split, rows in data.items():
+        with (target / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("text", "label"))
+            writer.writerows(
+                (text, names[label])
+                for text, label in zip(rows["text"], rows["label"], strict=True)
+            )
+
+
+class _Project:
+    """What the criteria look at, read when first asked for. Raises CourseError for what is
+    missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return model_card.read_metrics(self.folder)
+
+    @cached_property
+    def model(self) -> tuple[Any, Any, list[str]]:
+        model, tokenizer = load_run(self.folder)
+        return model, tokenizer, label_names(model, self.folder)
+
+    @cached_property
+    def train(self) -> list[dict[str, Any]]:
+        return self._texts("train")
+
+    @cached_property
+    def test(self) -> list[dict[str, Any]]:
+        return self._texts("test")
+
+    @cached_property
+    def test_labels(self) -> np.ndarray:
+        return self.numbers(self.test)
+
+    def numbers(self, rows: list[dict[str, Any]]) -> np.ndarray:
+        names = self.model[2]
+        if unknown := sorted({row["label"] for row in rows} - set(names)):
+            raise CourseError(
+                f"data holds the label {unknown[0]!r}, which the model does not know; it has "
+                f"{', '.join(names)}."
+            )
+        return np.array([names.index(row["label"]) for row in rows])
+
+    def _texts(self, split: str) -> list[dict[str, Any]]:
+        path = self.folder / "data" / f"{split}.csv"
+        if not path.is_file():
+            raise CourseError(f"there is no data/{split}.csv. Write it: capstone.save_splits(...)")
+        rows = list(read_rows(path))
+        if not rows or not {"text", "label"} <= rows[0].keys():
+            raise CourseError(f"data/{split}.csv needs rows with the columns text and label.")
+        return rows
+
+
+def _loads(project: _Project) -> str:
+    model, _, names = project.model
+    if pickles := sorted(
+        p.name for p in project.folder.rglob("*") if p.suffix.lower() in hub.REFUSED
+    ):
+        raise CourseError(f"{pickles[0]} can run code when it is loaded: keep safetensors alone.")
+    return f"{type(model).__name__}, {len(names)} classes, from safetensors"
+
+
+def _names(project: _Project) -> str:
+    names = project.model[2]
+    if any(name.startswith("LABEL_") or name.isdigit() or not name.strip() for name in names):
+        raise CourseError(f"the labels are {', '.join(names)}: give them names (id2label).")
+    return ", ".join(names)
+
+
+def _score(project: _Project) -> str:
+    test = project.metrics["test"]
+    accuracy, interval = test.get("accuracy"), test.get("accuracy_interval")
+    if not _inside(accuracy, interval):
+        raise CourseError(
+            f"metrics.json says accuracy {accuracy} with interval {interval}: a number inside two "
+            f"others is wanted (evaluation.bootstrap_interval)."
+        )
+    return f"accuracy {accuracy:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _inside(value: Any, interval: Any) -> bool:
+    try:
+        low, high = interval
+        return 0 <= low <= value <= high <= 1
+    except (TypeError, ValueError):
+        return False
+
+
+def _baselines(project: _Project) -> str:
+    found = project.metrics.get("baseline") or {}
+    sound = [
+        name for name, scores in found.items()
+        if _inside(scores.get("accuracy"), scores.get("accuracy_interval"))
+    ]  # fmt: skip
+    if "majority" not in sound or len(sound) < 2:
+        raise CourseError(
+            "two baselines with intervals are wanted, the majority class and one that learns "
+            f"(TF-IDF + logistic regression); found: {', '.join(sound) or 'none'}."
+        )
+    commonest = evaluation.majority_baseline(project.numbers(project.train), project.test_labels)
+    recomputed = float(np.mean(commonest == project.test_labels))
+    if abs(recomputed - found["majority"]["accuracy"]) > 1e-6:
+        raise CourseError(
+            f"the majority class scores {recomputed:.4f} on data/test.csv, and metrics.json says "
+            f"{found['majority']['accuracy']:.4f}: they are not of the same texts."
+        )
+    return ", ".join(f"{name} {found[name]['accuracy']:.3f}" for name in sound)
+
+
+def _recorded(project: _Project) -> str:
+    wanted = {"seed": int, "precision": str, "examples": int, "model": str}
+    missing = [
+        key for key, kind in wanted.items()
+        if not isinstance(project.metrics.get(key), kind)
+    ]  # fmt: skip
+    if missing:
+        raise CourseError(f"metrics.json does not record {', '.join(missing)}.")
+    return ", ".join(f"{key} {project.metrics[key]}" for key in wanted)
+
+
+def _kept(project: _Project) -> str:
+    train, test = len(project.train), len(project.test)
+    if train != project.metrics.get("examples"):
+        raise CourseError(
+            f"data/train.csv has {train:,} texts, and metrics.json says that "
+            f"{project.metrics.get('examples')} were used."
+        )
+    if test < LEAST_TEST_TEXTS:
+        raise CourseError(
+            f"{test} test texts: with fewer than {LEAST_TEST_TEXTS} the interval is wider than "
+            f"what you want to know."
+        )
+    return f"{train:,} training and {test:,} test texts"
+
+
+def _held_out(project: _Project) -> str:
+    test = [corpora.fold(row["text"]) for row in project.test]
+    shared = set(test) & {corpora.fold(row["text"]) for row in project.train}
+    if shared or len(set(test)) < len(test):
+        example = next(iter(sorted(shared)), "")[:40]
+        raise CourseError(
+            f"{len(shared)} test texts also stand in the training texts"
+            f"{f' ({example!r})' if shared else ''}, and {len(test) - len(set(test))} stand in "
+            f"the test twice. Remove duplicates before splitting."
+        )
+    return "no test text stands in the training texts, or twice"
+
+
+def _agrees(project: _Project) -> str:
+    model, tokenizer, _ = project.model
+    encoded = batches.encode(
+        tokenizer, [row["text"] for row in project.test], max_length=tokenizer.model_max_length
+    )
+    predicted = evaluation.predict(model, encoded).classes
+    stated = project.metrics["test"]
+    allowed = max(0.002, 2 / len(project.test))  # another processor may turn a text or two
+    for key in ("accuracy", "macro_f1"):
+        found = metrics.score(project.test_labels, predicted, key)
+        if not isinstance(stated.get(key), float) or abs(found - stated[key]) > allowed:
+            raise CourseError(
+                f"on data/test.csv the model's {key} is {found:.4f}, and metrics.json says "
+                f"{stated.get(key)}. Judge the model that you ship, on the texts that you show."
+            )
+    return f"accuracy and macro F1 of {len(project.test):,} texts computed again: equal"
+
+
+def _card(project: _Project) -> str:
+    path = project.folder / "model" / "README.md"
+    if not path.is_file():
+        raise CourseError("there is no model/README.md. Write it: python -m helpers card DIR ...")
+    faults = model_card.find_faults(path.read_text(encoding="utf-8"), project.metrics)
+    if faults:
+        raise CourseError(f"{'; '.join(faults)}.")
+    return f"all of {', '.join(model_card.SECTIONS)}; scores as in metrics.json"
+
+
+def _bias(project: _Project) -> str:
+    measured = project.metrics.get("bias") or {}
+    sound = [
+        what for what, found in measured.items()
+        if found and all("value" in m and len(m.get("interval", ())) == 2 for m in found.values())
+    ]  # fmt: skip
+    if not sound:
+        raise CourseError(
+            "no bias was measured, with intervals. Compare groups that your texts speak of "
+            "(lesson 16) and note it: model_card.record_bias(...)"
+        )
+    return "; ".join(sound)
+
+
+def _reference(project: _Project) -> str:
+    path = project.folder / "reference.json"
+    if not path.is_file():
+        raise CourseError("there is no reference.json: drift.Reference.build(...).save(...)")
+    reference = drift.Reference.load(path)
+    if reference.texts < drift.LEAST:
+        raise CourseError(f"reference.json is of {reference.texts} texts; {drift.LEAST} at least.")
+    return f"of {reference.texts:,} held-out texts"
+
+
+_RUBRIC: tuple[tuple[str, int, Callable[[_Project], str]], ...] = (
+    ("the model loads", 10, _loads),
+    ("its labels have names", 5, _names),
+    ("a test score with its interval", 10, _score),
+    ("two baselines on the same texts", 10, _baselines),
+    ("what it takes to do it again is recorded", 5, _recorded),
+    ("the texts are kept", 5, _kept),
+    ("training and test are apart", 15, _held_out),
+    ("the scores are those of this model on these texts", 15, _agrees),
+    ("the card is complete, and agrees", 15, _card),
+    ("bias was measured", 5, _bias),
+    ("there is something to compare later texts with", 5, _reference),
+)
