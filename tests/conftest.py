@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from package_index import entry, make_wheel
 
-from helpers import assets
-from helpers.assets import catalog
+from helpers.assets import catalog, store
 
 # Tests compare with hand calculation to six digits, also on a CPU that would choose bf16.
 os.environ.setdefault("COURSE_PRECISION", "fp32")
@@ -45,13 +44,13 @@ class Course:
         self.monkeypatch.setenv("PIP_RETRIES", "1")
 
     def left_over(self) -> list[str]:
-        return [path.name for path in self.home.rglob(".*") if path.name != assets.MANIFEST]
+        return [path.name for path in self.home.rglob(".*") if path.name != store.MANIFEST]
 
 
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     """A catalogue to write, a folder of wheels to fill, and an empty cache."""
-    monkeypatch.setattr(assets, "_verified", {})
+    monkeypatch.setattr(store, "_verified", {})
     return Course(tmp_path, monkeypatch)
 
 

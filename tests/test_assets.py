@@ -14,7 +14,7 @@ import pytest
 from package_index import entry, make_wheel, serve
 
 from helpers import assets
-from helpers.assets import download
+from helpers.assets import download, store
 from helpers.assets.catalog import Source
 from helpers.errors import AssetError, InvalidValue
 
@@ -24,8 +24,8 @@ SCRIPT = Path(__file__).with_name("fetch_script.py")
 
 def test_fetch_unpacks_what_the_catalogue_names_and_keeps_it(toy):
     folder = assets.fetch("toy")
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in assets._files(folder)}
-    found.pop(assets.MANIFEST)
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in store._files(folder)}
+    found.pop(store.MANIFEST)
     assert found == {"a.txt": toy.files["toy/data/a.txt"], "deep/b.txt": b"beta"}
     toy.wheel.unlink()
     assert assets.fetch("toy") == folder
@@ -35,7 +35,7 @@ def test_fetch_unpacks_what_the_catalogue_names_and_keeps_it(toy):
 
 def test_a_known_asset_is_not_hashed_twice_in_one_process(toy, monkeypatch):
     assets.fetch("toy")
-    monkeypatch.setattr(assets, "_damage", lambda folder: pytest.fail("hashed again"))
+    monkeypatch.setattr(store, "_damage", lambda folder: pytest.fail("hashed again"))
     assets.fetch("toy")
 
 
@@ -70,7 +70,7 @@ def test_a_missing_file_and_a_broken_manifest_are_damage(toy):
     (folder / "a.txt").unlink()
     assert assets.status("toy") == "damaged"
     assert (assets.fetch("toy") / "a.txt").exists()
-    (folder / assets.MANIFEST).write_text("{", encoding="utf-8")
+    (folder / store.MANIFEST).write_text("{", encoding="utf-8")
     assert assets.status("toy") == "damaged"
     assert assets.fetch("toy") == folder and assets.status("toy") == "ready"
 

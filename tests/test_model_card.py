@@ -4,11 +4,11 @@ import json
 
 import pytest
 import tiny_run
-from helpers.shipping.card_sections import NOT_MEASURED
 from huggingface_hub import ModelCard
 
 from helpers.errors import CourseError, InvalidValue
 from helpers.shipping import model_card
+from helpers.shipping.card_sections import NOT_MEASURED
 
 WORDS = {
     "name": "tiny", "intended_use": "Sort sentences of film reviews.",

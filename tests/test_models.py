@@ -16,6 +16,7 @@ from transformers import (
 
 from helpers import assets, models
 from helpers.errors import CourseError, InvalidValue
+from helpers.models import loading
 
 TEXTS = ["Hello, world!", "Machine learning is fun."]
 NAMES = ["negative", "positive"]
@@ -133,7 +134,7 @@ def test_the_causal_model_has_the_numbers_of_the_gguf_file():
 
 def test_the_causal_model_is_converted_once(monkeypatch):
     models.load_causal_lm()
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_config", None)  # would raise if called
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_config", None)  # would raise if called
     assert models.load_causal_lm().config.num_hidden_layers == 30
 
 
@@ -186,7 +187,7 @@ def test_a_hub_name_is_passed_on_in_the_full_profile(monkeypatch):
     monkeypatch.setenv("COURSE_PROFILE", "full")
     asked = []
     monkeypatch.setattr(
-        models.AutoTokenizer, "from_pretrained", lambda source, **options: asked.append(source)
+        loading.AutoTokenizer, "from_pretrained", lambda source, **options: asked.append(source)
     )
     models.load_tokenizer("someone/some-bert")
     assert asked == ["someone/some-bert"]

@@ -8,11 +8,11 @@ from urllib.parse import urlparse
 import pytest
 import tiny_run
 import torch
-from helpers.shipping.feedback import FeedbackLog
 
 from helpers import models
 from helpers.errors import CourseError, InvalidValue
 from helpers.shipping import demo
+from helpers.shipping.feedback import FeedbackLog
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),

@@ -12,10 +12,10 @@ import pytest
 import tiny
 import tiny_run
 import torch
-from helpers.shipping.batch_prediction import predict_file
 
 from helpers import models
 from helpers.errors import CourseError, InvalidValue
+from helpers.shipping.batch_prediction import predict_file
 
 
 @pytest.fixture(scope="module")

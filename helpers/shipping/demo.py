@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers import batches, evaluation
+from helpers.errors import CourseError, InvalidValue
 from helpers.shipping.batch_prediction import label_names
 from helpers.shipping.feedback import FeedbackLog
-from helpers.errors import CourseError, InvalidValue
 from helpers.tasks.running import load_run
 
 ASK = "Type a text first."

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.shipping.model_card import find_faults, read_metrics
 from helpers.errors import CourseError, InvalidValue
 from helpers.files import sha256_of
+from helpers.shipping.model_card import find_faults, read_metrics
 
 UPLOADED = (  # what a model consists of; checkpoints and data stay at home
     "*.json",
