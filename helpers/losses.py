@@ -8,8 +8,8 @@ Conventions throughout:
 - A mean is one sum divided by one count. A mean of batch means would give every batch the same
   say, however few items it holds.
 - Positions that don't count have the label ``IGNORED`` or a 0 in the attention mask.
-- Half-precision logits are converted to float32 first: bf16 keeps two to three significant digits, too
-  few for the sum over a vocabulary of 30,000 words.
+- Half-precision logits are converted to float32 first: bf16 keeps two to three significant digits,
+  too few for a sum over a vocabulary of 30,000 words.
 
 Shapes: N examples, C classes, B texts, T tokens per text, V words in the vocabulary.
 """
