@@ -419,7 +419,7 @@ def test_self_bleu_runs_from_nothing_shared_to_the_same_text():
     [
         (lambda: diversity.distinct_n(["a b"], 0), "n is 0; it must be"),
         (lambda: diversity.distinct_n(["a"], 2), "none of the 1 texts has 2 words"),
-        (lambda: diversity.self_bleu(["a b"]), "self-BLEU of 1 texts; give at least two"),
+        (lambda: diversity.self_bleu(["a b"]), "at least two texts, and there are 1"),
         (lambda: diversity.self_bleu(["a", "b"], 0), "max_n is 0"),
         (lambda: diversity.bleu("", ["a"]), "at least one word"),
         (lambda: diversity.bleu("a", []), "one reference"),
