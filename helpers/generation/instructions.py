@@ -52,7 +52,7 @@ class EncodedInstructions:
         return batch | {"labels": batch["input_ids"].masked_fill(~in_answer, IGNORED)}
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Tokens of the answers, including the end tokens, because the loss is the mean over them."""
+        """Tokens of the answers and their end tokens, because the loss is the mean over them."""
         return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
