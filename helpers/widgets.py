@@ -1,7 +1,6 @@
 """Interactive controls for plain functions.
 
-Nothing can only be seen with them: without ipywidgets, each shows its result once, or names the
-function to call instead.
+They are optional: without ipywidgets, the functions can be called directly.
 """
 
 import functools
