@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from seqeval.metrics import classification_report, f1_score
+from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from helpers.corpora import annotations
 from helpers.corpora.annotations import ENTITY_LABELS, Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
+from helpers.evaluation.metrics import bootstrap, percentile_interval
 
 OUTSIDE = "O"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -324,11 +325,12 @@ def bootstrap_f1(
     for own, other in zip(gold, found, strict=True):
         right, marked = set(spans_of(own)), set(spans_of(other))
         counts.append((len(right & marked), len(right) + len(marked)))
-    table = np.array(counts)
-    draws = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
-    hits, total = table[draws].sum(axis=1).T
-    low, high = np.quantile(2 * hits / np.maximum(total, 1), [0.025, 0.975])
-    return float(low), float(high)
+    hits, total = np.array(counts).T  # (documents,) each
+    values = bootstrap(
+        lambda drawn: 2 * (drawn @ hits) / np.maximum(drawn @ total, 1),
+        len(counts), resamples=resamples, seed=seed,
+    )  # fmt: skip
+    return percentile_interval(values)
 
 
 class Gazetteer:
@@ -359,8 +361,3 @@ class Gazetteer:
             if label:
                 return size, label
         return 0, ""
-
-
-def strict_f1(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
-    """The strict micro-F1 alone."""
-    return float(f1_score(list(gold), list(found), mode="strict", scheme=IOB2, zero_division=0))
