@@ -16,9 +16,6 @@ from typing import Any
 from helpers.cli import shipping
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
-_TABLES = (".csv", ".tsv")  # files of one's own: texts and labels
-_OWN = (*_TABLES, ".json")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. ``arguments`` default to the command line's."""
@@ -115,11 +112,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from helpers.corpora.tables import split_name
     from helpers.tasks.running import RunOptions
 
-    task, file = options.task, Path(options.task)
-    name = file.stem if file.suffix.lower() in _OWN else task
-    out = options.out or Path("runs") / name
+    out = options.out or Path("runs") / split_name(Path(options.task))[0]
     run = RunOptions(
         out=out,
         model=options.model,
@@ -147,14 +143,15 @@ def _train(options: argparse.Namespace) -> int:
 
 def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
     """Train on a task by its name, or on a file of one's own by its ending."""
+    from helpers.corpora.tables import ENDINGS, is_table
     from helpers.tasks import classification, extraction
 
     task, file = options.task, Path(options.task)
-    ending = file.suffix.lower()
-    if ending in _OWN and not file.is_file():
+    table, squad = is_table(file), file.suffix.lower() == ".json"
+    if (table or squad) and not file.is_file():
         raise InvalidValue(f"there is no file {file}; check the path.")
-    if ending not in _TABLES and (options.text_column or options.label_column):
-        raise InvalidValue("--text-column and --label-column are for a CSV file of your own.")
+    if not table and (options.text_column or options.label_column):
+        raise InvalidValue("--text-column and --label-column are for a table of your own.")
     adapter = {"lora_rank": options.lora, "lora_alpha": options.lora_alpha}
     if task in classification.TASKS:
         return classification.train_task(
@@ -162,11 +159,11 @@ def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
             **adapter,
             **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
         )
-    if ending not in _TABLES and any(value is not None for value in adapter.values()):
+    if not table and any(value is not None for value in adapter.values()):
         raise InvalidValue(
             f"--lora is for the tasks {', '.join(classification.TASKS)} and a table of your own."
         )
-    if ending in _TABLES:
+    if table:
         return classification.train_csv(
             file,
             run,
@@ -174,23 +171,26 @@ def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
             label_column=options.label_column or "label",
             **adapter,
         )
-    if ending == ".json":
+    if squad:
         return extraction.train_task("questions", run, file=file)
     if task not in extraction.TASKS:
         if file.is_file():
-            raise InvalidValue(f"{file} is no task; a file of your own ends in {', '.join(_OWN)}.")
+            raise InvalidValue(
+                f"{file} isn't a task; a file of your own ends in {', '.join(ENDINGS)} or .json."
+            )
         raise unknown_name("task", task, [*classification.TASKS, *extraction.TASKS])
     return extraction.train_task(task, run)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from helpers.corpora.tables import is_table
     from helpers.tasks import classification, extraction
 
     if options.task in extraction.TASKS or options.task.lower().endswith(".json"):
         file = Path(options.task) if options.task not in extraction.TASKS else None
         name = options.task if file is None else "questions"
         metrics = extraction.evaluate_saved(options.folder, name, file=file)
-    elif options.task.lower().endswith(_TABLES):
+    elif is_table(Path(options.task)):
         metrics = classification.evaluate_csv(options.folder, Path(options.task))
     else:
         known = [*classification.TASKS, *extraction.TASKS]
@@ -314,11 +314,11 @@ def _parser() -> argparse.ArgumentParser:
         "task",
         metavar="TASK",
         help="news, messages, reviews, entities, relations or questions; sst2 or ag-news from the "
-        "Hub; or a file of your own: a CSV of texts and labels, or a JSON file of questions in "
-        "SQuAD form",
+        "Hub; or a file of your own: a table of texts and labels (.csv, .tsv, .jsonl, each also "
+        ".gz), or a JSON file of questions in SQuAD form",
     )
-    train.add_argument("--text-column", metavar="NAME", help="of a CSV file (default: text)")
-    train.add_argument("--label-column", metavar="NAME", help="of a CSV file (default: label)")
+    train.add_argument("--text-column", metavar="NAME", help="of a table (default: text)")
+    train.add_argument("--label-column", metavar="NAME", help="of a table (default: label)")
     train.add_argument("--model", metavar="NAME", help="catalogue name or folder")
     train.add_argument("--examples", type=int, metavar="N", help="training examples to use")
     train.add_argument("--epochs", type=int, metavar="N")

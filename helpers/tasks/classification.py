@@ -216,6 +216,7 @@ def train_csv(
         f"{path.name}: {report['kept']:,} different texts of {len(names)} classes; left out: "
         f"{report['empty']:,} rows without a text or label, {report['duplicates_removed']:,} copies"
         + (f" ({conflicts:,} texts had copies with other labels)" if conflicts else "")
+        + (f"; halves of characters replaced: {report['replaced']:,}" if report["replaced"] else "")
     )
     extra = {"text_column": text_column, "label_column": label_column, "sha256": sha256_of(path)}
     return _train(options, path.name, OWN, names, lambda: data, lora_rank, lora_alpha, extra)
