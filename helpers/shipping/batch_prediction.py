@@ -19,7 +19,7 @@ from helpers import batches, evaluation
 from helpers.corpora.tables import Row, check_kind, columns_of, csv_line, json_line, read_rows
 from helpers.errors import CourseError, InvalidValue
 from helpers.files import sha256_of, write_text
-from helpers.tasks.running import load_run, model_folder, say_nothing
+from helpers.tasks.running import load_run, model_folder
 
 ADDED = ("predicted_label", "probability")
 
@@ -52,7 +52,7 @@ def predict_file(
     text_column: str = "text",
     chunk_rows: int = 512,
     resume: bool = False,
-    say: Callable[[str], None] = say_nothing,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Summary:
     """Label every row of a CSV or JSONL file with a saved text classifier.
 

@@ -144,6 +144,7 @@ class Windows:
     ) -> None:
         self.texts, self.types, self.owners, self.offsets = texts, types, owners, offsets
         self.starts, self.ends, self.lengths = starts, ends, texts.lengths
+        self.truncated = 0  # what one window leaves out is in the next
 
     def __len__(self) -> int:
         return len(self.lengths)
