@@ -324,7 +324,7 @@ def test_a_squad_file_of_ones_own_trains_and_is_judged_again(tmp_path, capsys):
 def test_a_squad_file_with_a_wrong_answer_is_explained(tmp_path, capsys):
     path = own_squad(tmp_path, answer="Paris")
     assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 2
-    assert "question '0': its answer 'Paris' does not stand at 13" in capsys.readouterr().err
+    assert "question '0': its answer 'Paris' is not at 13" in capsys.readouterr().err
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):

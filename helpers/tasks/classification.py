@@ -61,9 +61,12 @@ class TextClassification(Task):
 class OwnTable(TextClassification):
     """Texts and labels in a file of your own (``corpora.load_csv``), read when first needed."""
 
+    path: Path
+
     def __init__(self, path: Path, text_column: str = "text", label_column: str = "label") -> None:
         super().__init__(path.name, _OWN)
-        self.path, self.columns = path, {"text_column": text_column, "label_column": label_column}
+        self.path = path
+        self.columns: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
 
     @cached_property
     def _table(self) -> tuple[Mapping[str, Any], list[str], dict[str, int]]:
@@ -110,7 +113,7 @@ _OWN = _classifier(
     epochs=3, learning_rate=1e-4, max_length=128, batch_size=16, metric="accuracy"
 )  # for a file of your own, whatever it holds
 
-TASKS = {
+TASKS: dict[str, Task] = {
     name: TextClassification(name, defaults)
     for name, defaults in {
         "news": _classifier(epochs=2, learning_rate=2e-4, examples=600, lora_learning_rate=1e-2),

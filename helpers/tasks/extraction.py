@@ -156,7 +156,7 @@ class Questions(Task):
     def _scores(examples: Sequence[qa.Example], texts: Sequence[str]) -> dict[str, Any]:
         scores = qa.score(examples, texts)
         documents = [example.document for example in examples]
-        result = {}
+        result: dict[str, Any] = {}
         for name in ("f1", "exact_match"):
             values = scores.pop(f"each_{name}")
             result |= {
@@ -174,4 +174,4 @@ def _keep(data: dict[str, list], examples: int | None) -> dict[str, list]:
     return data | {"train": data["train"][:examples]}
 
 
-TASKS = {task.name: task for task in (Entities(), Relations(), Questions())}
+TASKS: dict[str, Task] = {task.name: task for task in (Entities(), Relations(), Questions())}

@@ -1,7 +1,7 @@
 """Any task from its name to its numbers: ``get`` it, ``train`` it, ``evaluate`` what was saved."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from helpers.tasks import classification, extraction
 from helpers.tasks.task import Task
 
 TABLES = (".csv", ".tsv")
-TASKS: Mapping[str, Task] = classification.TASKS | extraction.TASKS
+TASKS = classification.TASKS | extraction.TASKS
 
 
 def get(
@@ -30,9 +30,7 @@ def get(
     """
     path = Path(name)
     ending = path.suffix.lower()
-    columns = {"text_column": text_column, "label_column": label_column}
-    columns = {key: column for key, column in columns.items() if column}
-    if columns and ending not in TABLES:
+    if (text_column or label_column) and ending not in TABLES:
         raise InvalidValue(
             f"text_column and label_column are for a table of your own ({', '.join(TABLES)}); "
             f"{name} isn't one."
@@ -44,7 +42,7 @@ def get(
             raise InvalidValue(f"there is no file {path}; check the path.")
         if ending == ".json":
             return extraction.Questions(path)
-        return classification.OwnTable(path, **columns)
+        return classification.OwnTable(path, text_column or "text", label_column or "label")
     if path.is_file():
         raise InvalidValue(
             f"{path} can't be trained on; a file of your own ends in {', '.join(TABLES)}, .json."
@@ -217,7 +215,7 @@ def _add_adapter(model: Any, settings: RunSettings) -> tuple[Any, dict[str, Any]
         model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
     )
     count = models.count_parameters(model, trainable_only=True)
-    return model, {**lora.settings(model), "trainable_parameters": count}
+    return model, (lora.settings(model) or {}) | {"trainable_parameters": count}
 
 
 def _finished_run(settings: RunSettings) -> dict[str, Any]:
