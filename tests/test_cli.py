@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from helpers import corpora, models
-from helpers.cli.main import _table, main
+from helpers import corpora, models, tasks
+from helpers.cli.main import main
+from helpers.cli.table import score_table
 
 ROOT = Path(__file__).parents[1]
 # Few texts and few steps of the real thing: what is tested is the way through, not the score.
@@ -69,11 +70,11 @@ def short_run(tmp_path_factory) -> Path:
         (["train", "news", "--lora", "4", "--lora-alpha", "0"], "alpha is 0"),
         (["train", "entitys"], "Did you mean 'entities'?"),
         (["train", "entities", "--examples", "0"], "examples is 0"),
-        (["train", "questions", "--lora", "4"], "--lora is for the tasks news"),
+        (["train", "questions", "--lora", "4"], "an adapter is for text classifiers: news"),
         (["train", "relations", "--epochs", "0"], "epochs"),
         (["train", "missing.csv"], "there is no file missing.csv"),
         (["train", "missing.json"], "there is no file missing.json"),
-        (["train", "news", "--text-column", "body"], "are for a table"),
+        (["train", "news", "--text-column", "body"], "are for a table of your own"),
         (["fetch", "newz"], "Did you mean 'news'?"),
         (["evaluate", "nowhere", "nwes"], "Did you mean 'news'?"),
     ],
@@ -137,9 +138,7 @@ def test_the_saved_model_loads_with_pipeline(short_run):
 
 
 def test_evaluate_gives_the_numbers_that_train_wrote(short_run, capsys):
-    from helpers.tasks.classification import evaluate_saved
-
-    again, metrics = evaluate_saved(short_run, "messages"), read_metrics(short_run)
+    again, metrics = tasks.evaluate(short_run, tasks.get("messages")), read_metrics(short_run)
     assert again["test"] == metrics["test"]
     assert again["baseline"] == metrics["baseline"]
     assert main(["evaluate", str(short_run), "messages"]) == 0
@@ -325,7 +324,7 @@ def test_a_squad_file_of_ones_own_trains_and_is_judged_again(tmp_path, capsys):
 def test_a_squad_file_with_a_wrong_answer_is_explained(tmp_path, capsys):
     path = own_squad(tmp_path, answer="Paris")
     assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 2
-    assert "question '0': its answer 'Paris' does not stand at 13" in capsys.readouterr().err
+    assert "question '0': its answer 'Paris' is not at 13" in capsys.readouterr().err
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
@@ -432,6 +431,6 @@ def test_a_baseline_that_wins_is_explained(counted, said):
         return both | intervals | {"per_class": {"a": {"f1": value, "f1_interval": interval}}}
 
     baseline = {"tfidf_logreg": scores(counted), "majority": scores(0.5)}
-    table = _table({"test": scores(0.90), "baseline": baseline})
+    table = score_table({"test": scores(0.90), "baseline": baseline})
     assert ("Counting words" in table) == (said is not None)
     assert said is None or said in table

@@ -21,7 +21,7 @@ from helpers import batches, evaluation
 from helpers.corpora.tables import Row, Table, csv_line, json_line
 from helpers.errors import CourseError, InvalidValue
 from helpers.files import sha256_of, write_text
-from helpers.tasks.running import load_run, model_folder, recorded, say_nothing
+from helpers.tasks.running import load_run, model_folder, recorded_run
 
 ADDED = ("predicted_label", "probability")
 
@@ -55,7 +55,7 @@ def predict_file(
     text_column: str | None = None,
     chunk_rows: int = 512,
     resume: bool = False,
-    say: Callable[[str], None] = say_nothing,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Summary:
     """Label every row of a table (``corpora.tables.Table``) with a saved text classifier.
 
@@ -71,7 +71,7 @@ def predict_file(
     model or setting. All of these are raised before a row is labelled.
     """
     source, out = Path(source), Path(out)
-    column = text_column or recorded(folder, "text_column", "text")
+    column = text_column or recorded_run(Path(folder)).get("text_column", "text")
     table = Table(source, text=column)
     _check_call(table, out, chunk_rows)
     replaced = _check_rows(table, column)
