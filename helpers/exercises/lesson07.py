@@ -122,7 +122,7 @@ def _batches() -> list[dict[str, torch.Tensor]]:
 
 
 def _train(model: nn.Module, *, clear: bool = True, steps: int = 3) -> torch.Tensor:
-    """The weights after ``steps`` correct updates; without ``clear``, gradients add up."""
+    """The weights after ``steps`` right updates; without ``clear``, gradients pile up."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.manual_seed(0)
@@ -208,7 +208,7 @@ _TEXTS = ["aaa", "b", "cc", "dddd"]
 
 
 class _Tokenizer:
-    """Turns a text into four numbers; like the real one, it must be asked for tensors and padding."""
+    """Turns a text into four numbers; tensors and padding must be asked for, as with a real one."""
 
     def __call__(self, texts: Any, **options: Any) -> dict[str, Any]:
         if options.get("return_tensors") != "pt":
@@ -222,7 +222,7 @@ class _Tokenizer:
 def _check_prediction(answer: Any) -> str | None:
     if not callable(answer):
         return NOT_A_FUNCTION
-    # Class 0 is the positive one here: each model has its own order of labels.
+    # Class 0 is the positive one here: the order of labels belongs to the model.
     model = _Classifier({0: "positive", 1: "negative"})
     with torch.no_grad():
         model.head.weight.copy_(torch.tensor([[0.0, 0, 0, 1.0], [0, 1.0, 0, 0]]))

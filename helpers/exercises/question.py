@@ -39,9 +39,9 @@ class Question:
         check: called with the learner's answer; returns None if it is right, otherwise a sentence
             that names the mistake and helps. If it raises, the learner gets a friendly message.
         first_step: the first thing to do, shown as long as the starter is unchanged.
-        hints: shown one at a time by ``hint()``.
+        hints: shown one by one by ``hint()``.
         solution: Python source that defines ``answer``.
-        passed: what the learner has just shown; printed when the check passes.
+        passed: what the learner has just shown, said when the check passes.
     """
 
     def __init__(
