@@ -20,7 +20,7 @@ V, END, PAD = 60, 1, 2  # PAD isn't 0, because transformers then pads beams with
 
 
 def llama(seed=0):
-    """Grouped-query attention and rotary positions. Wide weights, so that it has clear preferences."""
+    """Grouped-query attention, rotary positions. Wide weights, so that it has clear preferences."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(

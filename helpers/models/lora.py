@@ -65,8 +65,8 @@ def add_lora(
     shape = tuple(matrices[smallest].weight.shape)
     if rank > min(shape):
         raise InvalidValue(
-            f"rank is {rank}, but {smallest} has the shape {shape}, and no matrix of that shape has a "
-            f"rank above {min(shape)}. Give 1 to {min(shape)}; 4 to 16 is usual."
+            f"rank is {rank}, but {smallest} has the shape {shape}, and no such matrix has a rank "
+            f"above {min(shape)}. Give 1 to {min(shape)}; 4 to 16 is usual."
         )
     from peft import LoraConfig, get_peft_model
 
