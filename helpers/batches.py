@@ -104,7 +104,9 @@ def encode(
             f"({least - 1} special tokens and one of the text)."
         )
     limit = min(max_length, tokenizer.model_max_length)
-    pieces, lengths, truncated = [], [], 0
+    pieces: list[np.ndarray] = []
+    lengths: list[int] = []
+    truncated = 0
     for start, chunk in checked_chunks(texts):
         rows = tokenizer(chunk, add_special_tokens=True, verbose=False)["input_ids"]
         for row, ids in enumerate(rows):

@@ -149,8 +149,7 @@ def focal_loss(
     losses = cross_entropy(logits, labels, reduction="none")  # (N,) -log p
     # 1 - p, exact near p = 1; the floor keeps the gradient finite when gamma < 1.
     wrong = (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny)  # (N,)
-    counts = (labels != IGNORE).to(losses)  # (N,)
-    return _reduce(wrong**gamma * losses, counts, reduction)
+    return _reduce(wrong**gamma * losses, labels != IGNORE, reduction)
 
 
 def consistency_loss(logits: Tensor, again: Tensor) -> Tensor:

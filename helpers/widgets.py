@@ -37,7 +37,7 @@ def explore(function: Callable[..., Any], **controls: Any) -> None:
 
     drawing = functools.wraps(function)(_drawing(function))
     # Only what has a control: ipywidgets would look for one for every other argument too.
-    drawing.__signature__ = inspect.Signature(
+    drawing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [inspect.Parameter(name, _KEYWORD, default=_default(function, name)) for name in controls]
     )
     panel = ipywidgets.interactive(drawing, **controls)
@@ -77,7 +77,7 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
     def settings(**values: Any) -> None:
         """Only there for ipywidgets to make its controls for."""
 
-    settings.__signature__ = inspect.Signature(starts)
+    settings.__signature__ = inspect.Signature(starts)  # type: ignore[attr-defined]
     panel = ipywidgets.interactive(settings, **controls)
     ask = ipywidgets.Button(description="Go on", button_style="primary")
     offers = ipywidgets.VBox()
