@@ -7,7 +7,14 @@ from helpers.assets import catalog
 from helpers.errors import InvalidValue
 
 NOT_MEASURED = "No bias was measured"
-_BASELINES = {"majority": "majority class", "tfidf_logreg": "TF-IDF + logistic regression"}
+BASELINES = {  # as a table names them, in its order
+    "tfidf_logreg": "TF-IDF + logistic regression",
+    "majority": "majority class",
+    "gazetteer": "names seen in training",
+    "types": "commonest for the two types",
+    "sliding_window": "sliding window of words",
+    "silent": "always silent",
+}
 
 
 def measured(scores: Mapping[str, Any]) -> list[str]:
@@ -64,7 +71,7 @@ def scores_section(metrics: Mapping[str, Any]) -> str:
     """The test scores beside the baselines', and what the comparison allows to say."""
     test, keys = metrics["test"], measured(metrics["test"])
     baselines = metrics.get("baseline", {})
-    rows = {"this model": test} | {_BASELINES.get(k, title(k)): v for k, v in baselines.items()}
+    rows = {"this model": test} | {BASELINES.get(k, title(k)): v for k, v in baselines.items()}
     lines = [
         "On the test set, with 95 % intervals:",
         "",
@@ -87,7 +94,7 @@ def _verdict(test: Mapping[str, Any], baselines: Mapping[str, Any], key: str) ->
     if not scored:
         return "No baseline was measured beside it, so nothing says whether this is good."
     best = max(scored, key=scored.__getitem__)
-    name, (low, high) = _BASELINES.get(best, title(best)), test[f"{key}_interval"]
+    name, (low, high) = BASELINES.get(best, title(best)), test[f"{key}_interval"]
     if scored[best] > high:
         return f"**The baseline ({name}) does better.** Use that."
     if scored[best] >= low:
