@@ -1,5 +1,4 @@
-"""Files that are whole: known by their hash, and small ones written so that they are there whole or
-not at all, also after a kill or a power cut."""
+"""File hashing and atomic writes, and where in a run's folder its model is."""
 
 import hashlib
 import os
@@ -13,10 +12,11 @@ def sha256_of(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` (UTF-8, its line ends as they are) beside ``path``, put it on the disk, then
-    rename it into place: a reader sees the old file or the new one, never a part.
+    """Write ``text`` (UTF-8, line ends unchanged) to a file next to ``path``, flush it to the disk
+    and rename it into place: a reader sees the old file or the new one, never a part, even after a
+    kill or a power cut.
 
-    The folder must exist. Raises OSError where the disk is full or may not be written.
+    The folder must exist. Raises OSError if the disk is full or write-protected.
     """
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:
@@ -29,3 +29,9 @@ def write_text(path: Path, text: str) -> Path:
         scratch.unlink(missing_ok=True)
         raise
     return path
+
+
+def model_folder(folder: str | Path) -> Path:
+    """``folder/model`` if it exists, as in what ``train`` writes; else ``folder`` itself."""
+    inner = Path(folder) / "model"
+    return inner if inner.is_dir() else Path(folder)

@@ -1,4 +1,4 @@
-"""What this machine is and how the course uses it. The only place that asks the hardware."""
+"""What this machine is and how the course uses it: device, precision, profile and seed."""
 
 import os
 import platform

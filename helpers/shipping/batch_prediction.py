@@ -18,8 +18,8 @@ from typing import Any
 from helpers import batches, evaluation
 from helpers.corpora.tables import Row, check_kind, columns_of, csv_line, json_line, read_rows
 from helpers.errors import CourseError, InvalidValue
-from helpers.files import sha256_of, write_text
-from helpers.tasks.running import load_run, model_folder, say_nothing
+from helpers.files import model_folder, sha256_of, write_text
+from helpers.tasks.running import load_run, say_nothing
 
 ADDED = ("predicted_label", "probability")
 

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from helpers import models, runtime, training
 from helpers.batches import Batches
 from helpers.errors import CourseError, InvalidValue
-from helpers.files import write_text
+from helpers.files import model_folder, write_text
 
 
 def say_nothing(line: str) -> None:
@@ -151,9 +151,3 @@ def recorded(folder: Path, key: str, default: Any = None) -> Any:
 def load_run(folder: Path) -> tuple[Any, Any]:
     """The model and tokenizer in ``folder/model``, or in ``folder`` itself."""
     return models.load_trained(model_folder(folder))
-
-
-def model_folder(folder: Path) -> Path:
-    """``folder/model`` where it is there, as in what ``run`` wrote; else ``folder`` itself."""
-    folder = Path(folder)
-    return folder / "model" if (folder / "model").is_dir() else folder
