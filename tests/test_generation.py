@@ -66,7 +66,7 @@ def test_the_course_s_pairs_are_loaded_by_split():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([pair(), pair()], "id 'x-1', which an earlier one has"),
+        ([pair(), pair()], "id 'x-1', which an earlier pair has"),
         ([pair(answer=" ")], "' ' as its answer"),
         ([pair(), {"id": "x-2"}], "pair 1 in .* None as its split"),
         ([pair(split="test")], "split 'test'; it must be one of train, heldout"),

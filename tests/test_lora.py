@@ -232,7 +232,7 @@ def test_an_adapter_is_added_and_merged_once():
     with pytest.raises(InvalidValue, match="no adapter to merge"):
         lora.merge(classifier())
     adapted = lora.add_lora(classifier(), rank=2)
-    with pytest.raises(InvalidValue, match="has an adapter already"):
+    with pytest.raises(InvalidValue, match="already has an adapter"):
         lora.add_lora(adapted, rank=2)
     merged = lora.merge(adapted)
     assert lora.settings(merged) is None

@@ -212,7 +212,7 @@ def test_tiny_gpt_is_seeded_and_counts():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"), [({"width": 10}, "width 10.*4 heads"), ({"layers": 0}, "layers is 0")]
+    ("sizes", "message"), [({"width": 10}, "width is 10.*4 heads"), ({"layers": 0}, "layers is 0")]
 )
 def test_tiny_gpt_sizes_out_of_range(sizes, message):
     with pytest.raises(InvalidValue, match=message):

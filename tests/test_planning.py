@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import batches, hardware, models, runtime
+from helpers import batches, hardware, models, runtime, tasks
 from helpers.cli.main import main
 from helpers.errors import InvalidValue
 from helpers.hardware import gpus
 from helpers.hardware.gpus import GB
 from helpers.hardware.plan_report import duration, render
 from helpers.hardware.task_plan import plan_task
-from helpers.tasks import classification
 
 
 def plan(**settings):
@@ -110,7 +109,7 @@ def test_a_task_s_run_is_the_sum_of_its_batches():
     assert (planned.examples, planned.steps) == (40, 9)
     tokenizer = models.load_tokenizer("encoder")
     tokenizer.model_max_length = 96
-    lengths = classification.training_batches("news", tokenizer, examples=40).lengths
+    lengths = tasks.get("news").training_batches(tokenizer, 40).lengths
     order = batches.length_grouped_batches(lengths, 16, seed=42, epoch=0)
     each = [
         hardware.plan(

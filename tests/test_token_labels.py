@@ -101,7 +101,7 @@ def test_token_accuracy_flatters():
 
 
 def test_scores_refuse_what_does_not_fit():
-    with pytest.raises(InvalidValue, match="equally long"):
+    with pytest.raises(InvalidValue, match="of equal length"):
         tok.strict_scores([["O", "B-PERSON"]], [["O"]])
     with pytest.raises(InvalidValue, match="no entity"):
         tok.strict_scores([["O"]], [["O"]])

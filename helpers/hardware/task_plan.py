@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from helpers import corpora, models, runtime, training
+from helpers import models, runtime, tasks, training
 from helpers.batches import Batches, length_grouped_batches
-from helpers.corpora.annotations import ENTITY_LABELS
-from helpers.errors import InvalidValue, unknown_name
+from helpers.errors import InvalidValue
 from helpers.hardware import gpus, planner
 from helpers.hardware.gpus import Card, Fit, PlannedRun
 from helpers.models import lora
-from helpers.tasks import classification, extraction
-from helpers.tasks.entities import tag_names
-from helpers.tasks.relations import NAMES
+from helpers.tasks import Task
 from helpers.training.config import TrainingConfig
 
 UTILISATION = 0.3  # of a card's peak; assumed, and said beside every time that rests on it
@@ -65,7 +62,7 @@ class TaskPlan:
 
 
 def plan_task(
-    task: str,
+    task: str | Task,
     *,
     model: str | None = None,
     batch_size: int | None = None,
@@ -82,6 +79,7 @@ def plan_task(
 ) -> TaskPlan:
     """Plan the run that ``python -m helpers train TASK`` would do.
 
+    task: a name or a file, as in ``tasks.get``, or a Task.
     model: one of ``planner.MODELS`` or a folder; a BERT. batch_size, examples, epochs: None for
         the task's own. max_length: tokens of a text at most.
     precision: None: what suits this machine, and for each card what suits that.
@@ -89,16 +87,13 @@ def plan_task(
         reached. price_per_hour: of a card, in any currency. measure: time a few steps here.
     Raises InvalidValue for what is unknown or out of range.
     """
-    known = [*classification.TASKS, *extraction.TASKS]
-    if task not in known:
-        raise unknown_name("task", task, known)
+    task = tasks.get(task) if isinstance(task, str) else task
     chosen = list(gpus.CARDS.values()) if card is None else [gpus.get_card(card)]
-    kind = classification if task in classification.TASKS else extraction
-    own, here = kind.get_task(task), runtime.detect(precision=precision)
+    own, here = task.defaults, runtime.detect(precision=precision)
     config = TrainingConfig(
         epochs=own.epochs if epochs is None else epochs,
         batch_size=own.batch_size if batch_size is None else batch_size,
-        consistency=getattr(own, "consistency", 0.0),
+        consistency=own.consistency,
         precision=precision,
         max_steps=MEASURED_STEPS,
         progress=False,
@@ -107,12 +102,12 @@ def plan_task(
     length = own.max_length if max_length is None else max_length
     passes = 2 if config.consistency else 1
     settings = {
-        "head": {"entities": "tokens", "questions": "questions"}.get(task, "classifier"),
-        "labels": _label_count(task),
+        "head": task.head.kind,
+        "labels": task.head.outputs,
         "checkpointing": checkpointing,
         "lora_rank": lora_rank,
-        "dropout": getattr(own, "dropout", None),
-        "attention_dropout": 0.0 if kind is classification else None,
+        "dropout": own.dropout,
+        "attention_dropout": None if own.dropout is None else 0.0,
         "padded": True,
         "precision": here.precision,
         "device": "cuda" if here.device == "cuda" else "cpu",
@@ -143,7 +138,7 @@ def plan_task(
     flops = round(sum(of_batch) / len(batches) * steps)
     rate = _measured_rate(name, settings, data, config, of_batch) if measure else None
     return TaskPlan(
-        task=task,
+        task=task.name,
         plan=plan,
         passes=passes,
         batch_size=config.batch_size,
@@ -205,18 +200,11 @@ def _check_shape(name: str, length: int) -> None:
         raise InvalidValue(f"max_length is {length}; {name} takes {SHORTEST} to {longest} tokens.")
 
 
-def _training_data(task: str, model: str, length: int, examples: int | None) -> Batches:
+def _training_data(task: Task, model: str, length: int, examples: int | None) -> Batches:
     # The published models that the planner knows share one vocabulary, the course's encoder's.
     tokenizer = models.load_tokenizer("encoder" if model in planner.MODELS else model)
     tokenizer.model_max_length = length
-    kind = classification if task in classification.TASKS else extraction
-    return kind.training_batches(task, tokenizer, examples=examples)
-
-
-def _label_count(task: str) -> int:
-    if task in classification.TASKS:
-        return len(corpora.label_names(classification.get_task(task).corpus))
-    return {"entities": len(tag_names(ENTITY_LABELS)), "relations": len(NAMES)}.get(task, 2)
+    return task.training_batches(tokenizer, examples)
 
 
 def _measured_rate(
