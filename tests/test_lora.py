@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import models, training
 from helpers.errors import InvalidValue
 from helpers.models import lora
-from helpers.training.checkpoints import load_tensors
+from helpers.training import checkpoints
 
 DATA = encoded()
 
@@ -160,7 +160,7 @@ def test_the_best_weights_are_those_of_the_best_step_and_hold_nothing_frozen(tmp
     best = seen[history.best_step]
     assert all(torch.equal(p, best[name]) for name, p in adapted.named_parameters())
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
-    copied = load_tensors(sorted(tmp_path.glob("step-*"))[-1], "best.safetensors")
+    copied = checkpoints.load(sorted(tmp_path.glob("step-*"))[-1])["run"]["best"]
     assert trained == copied.keys() & {name for name, _ in adapted.named_parameters()}
     assert not any("embeddings" in name for name in copied)
 
