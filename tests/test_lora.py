@@ -1,6 +1,5 @@
 """LoRA against peft's own calls, the formula by hand, and training that is interrupted."""
 
-import json
 
 import numpy as np
 import peft
@@ -188,7 +187,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     other = lora.add_lora(classifier(dropout=0.1), rank=4, alpha=1, dropout=0.2)
     with pytest.raises(InvalidValue, match=r"'alpha': 8.*'alpha': 1"):
         training.fit(other, DATA, DATA, config(**settings, resume=True))
-    state = json.loads((sorted(tmp_path.glob("step-*"))[-1] / "state.json").read_text("utf-8"))
+    state = checkpoints.load(sorted(tmp_path.glob("step-*"))[-1])
     assert state["fingerprint"]["lora"]["rank"] == 4
 
 

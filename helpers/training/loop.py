@@ -1,13 +1,14 @@
 """One training loop for every task, on one process or several: ``fit``.
 
-``_loop`` and ``_gradients`` are the loop itself, meant to be read; what they call is in ``run``
-(the parts of one run) and ``steps`` (plain functions).
+``training_loop`` and ``add_gradients`` are the loop itself, meant to be read; what they call is in
+``run`` (the parts of one run) and ``steps`` (plain functions).
 """
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -55,22 +56,22 @@ def fit(
     config = config or TrainingConfig()
     check_data(model, train, validation, config)
     with Run(model, train, validation, config, compute_metrics) as run:
-        _loop(run, callbacks)
+        training_loop(run, callbacks)
         return run.finish()
 
 
-def _loop(run: Run, callbacks: Sequence[Callback]) -> None:
-    """Every step: batch, forward, backward, clip, update, judge, save."""
+def training_loop(run: Run, callbacks: Sequence[Callback]) -> None:
+    """Every step: batch, forward and backward, clip, update, judge, save."""
     config, state, optimizer, scaler = run.config, run.state, run.optimizer, run.scaler
     for step, indices in run.batches():
         started = time.perf_counter()
         rate = learning_rate_at(step, run.total_steps, config)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]  # with layer_decay, lower layers learn more slowly
-        run.replica.train()  # dropout on: the last judging, or a callback, switched it off
-        loss = run.in_smaller_pieces_if_memory_runs_out(_gradients, step, indices)
-        # Only fp16 needs the scaler: small gradients would be rounded to 0, so they are computed
-        # on a larger scale. Undo that before the norm is measured; otherwise this does nothing.
+        run.replica.train()  # dropout on: judging the model, or a callback, may have turned it off
+        loss = run.in_smaller_pieces_if_memory_runs_out(add_gradients, step, indices)
+        # In fp16 small gradients would be rounded to 0, so the loss was scaled up. Undo that before
+        # measuring how long the gradient is. In other precisions the scaler does nothing.
         scaler.unscale_(optimizer)
         norm = clip_gradients(run.parameters, config.max_grad_norm)
         run.require_finite(step, indices, loss, norm)  # before a bad step ruins the weights
@@ -86,40 +87,39 @@ def _loop(run: Run, callbacks: Sequence[Callback]) -> None:
             break
 
 
-def _gradients(run: Run, step: int, indices: Sequence[int]) -> float:
-    """Add the gradients of the mean loss over the batch ``indices`` to the weights'; return it."""
+def add_gradients(run: Run, step: int, indices: np.ndarray) -> float:
+    """Forward and backward: add the gradients of the batch's mean loss; return that loss."""
     config, machine, size = run.config, run.machine, len(indices)
-    # Dropout and masked words are drawn from (seed, step), not from where the generators happen
-    # to be: a resumed run, or another attempt in smaller pieces, draws the same again.
+    # Dropout and masked words follow from (seed, step), not from where the generators happen to
+    # be: so a resumed run, or a second attempt in smaller pieces, draws the same again.
     torch.manual_seed(derived_seed(config.seed, step, DROPOUT, machine.rank))
     passes = 2 if config.consistency else 1
     run.masks.begin(derived_seed(config.seed, step, DROPOUT), passes * size)
-    # Every process builds the whole batch (a few kB) and takes its rows: so all agree on it.
+    # Every process builds the whole batch (a few kB) and takes its rows, so all agree about it.
     batch = run.train.batch(indices, generator_for(config.seed, step, MASKING))
     items = max(1, run.train.count_items(batch))
-    pieces = micro_batches(size, machine.rank, machine.world, run.state.accumulation)
     total = torch.zeros((), device=machine.device)
+    pieces = micro_batches(size, machine.rank, machine.world, run.state.accumulation)
     for number, rows in enumerate(pieces, 1):
-        # Without a row left for it, a process computes row 0 and counts it 0 times: the others
-        # wait for it to add its gradients to theirs.
+        # A process that gets no row computes row 0 and counts it 0 times: the others wait for it.
         taken = rows if len(rows) else [0]
         part = take_rows(batch, taken)
         count = run.train.count_items(part) if len(rows) else 0
         run.masks.take([p * size + row for p in range(passes) for row in taken])
         inputs = {name: torch.cat([tensor] * passes) for name, tensor in part.items()}
-        # Processes need each other's gradients once per step: after the last piece.
+        # Processes exchange gradients once per step, with the last piece.
         with nullcontext() if number == len(pieces) else run.no_sync():
             with machine.autocast():
                 output = run.replica(**move(inputs, machine.device))
             if output.loss is None:
                 raise InvalidValue("the model returned no loss: the data have no labels.")
-            # A mean over no items is 0/0; this zero still depends on every weight.
+            # A mean over no items is 0/0; this zero still depends on the weights, as DDP needs.
             mean = output.loss.float() if count else output[1].float().sum() * 0.0
             if count and config.consistency:
                 mean = mean + config.consistency * consistency_loss(*output.logits.chunk(2))
-            # Weighted by its share of the whole batch's items: a mean of the pieces' means would
-            # give a masked word more weight where its piece holds fewer. DDP averages over
-            # processes, hence times their number.
+            # Weighted by its share of the whole batch's items. A mean of the pieces' means would
+            # give a masked word more weight just because its piece holds few of them. And DDP
+            # averages over the processes; times their number, that is the sum.
             run.scaler.scale(mean * (count / items * machine.world)).backward()
             total += mean.detach() * (count / items)
     run.masks.take([])
