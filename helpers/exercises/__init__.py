@@ -5,6 +5,6 @@ and the two tools that every lesson uses from here: ``assert_close`` and ``quiz`
 """
 
 from helpers.exercises.question import Question, Result, assert_close
-from helpers.exercises.quiz import quiz
+from helpers.exercises.quizzes import quiz
 
 __all__ = ["Question", "Result", "assert_close", "quiz"]
