@@ -75,7 +75,7 @@ def loss_curve(
     return ax
 
 
-def trailing_mean(values: Sequence[float], width: int) -> np.ndarray:
+def trailing_mean(values: Sequence[float] | np.ndarray, width: int) -> np.ndarray:
     """The mean of each value and the ``width - 1`` before it (fewer at the start)."""
     values = np.asarray(values, dtype=float)
     if width <= 1 or len(values) == 0:

@@ -38,7 +38,7 @@ def explore(function: Callable[..., Any], **controls: Any) -> None:
     from IPython.display import display
 
     drawing = functools.wraps(function)(_drawing(function))
-    drawing.__signature__ = _signature(function, controls)
+    drawing.__signature__ = _signature(function, controls)  # type: ignore[attr-defined]
     panel = ipywidgets.interactive(drawing, **controls)
     for control in panel.kwargs_widgets:
         if hasattr(control, "continuous_update"):
@@ -74,7 +74,7 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
     def settings(**values: Any) -> None:
         """Does nothing: ipywidgets makes the controls from its signature."""
 
-    settings.__signature__ = _signature(write, controls)
+    settings.__signature__ = _signature(write, controls)  # type: ignore[attr-defined]
     panel = ipywidgets.interactive(settings, **controls)
     ask = ipywidgets.Button(description="Go on", button_style="primary")
     offers = ipywidgets.VBox()

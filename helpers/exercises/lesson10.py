@@ -138,7 +138,7 @@ def _check_labels(answer: Any) -> str | None:
     found = [int(label) for label in answer(list(prompt), list(reply), end, length)]
     right = [-100] * 4 + reply + [end] + [-100] * 2
     if found == right:
-        # A text that is exactly full has no padding.
+        # A text of exactly the full length has no padding.
         full = [int(label) for label in answer(list(prompt), list(reply), end, 9)]
         return None if full == right[:9] else "Right with padding; for a full row it is not."
     named = {
@@ -163,13 +163,11 @@ def _check_labels(answer: Any) -> str | None:
         "It shifts by one. transformers does that itself: labels stand where their tokens do.": (
             [-100] * 3 + reply + [end] + [-100] * 3
         ),
-        "It masks the ANSWER and keeps the prompt: the other way round.": (
-            prompt + [-100] * 7
-        ),
+        "It masks the ANSWER and keeps the prompt: the other way round.": (prompt + [-100] * 7),
         "An end token inside the answer was masked too. Mask by position, not by value.": (
             [-100] * 4 + [21, 22, -100, 23, end] + [-100] * 2
         ),
-    }  # fmt: skip
+    }
     for message, labels in named.items():
         if found == labels:
             return message

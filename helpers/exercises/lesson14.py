@@ -1,11 +1,11 @@
-"""Exercises of lesson 14: tags back to names, a strict F1 by head, accuracy that flatters."""
+"""Exercises of lesson 14: from tags to names, a strict F1 in your head, accuracy that flatters."""
 
 from typing import Any
 
 from helpers.exercises.question import Question
 from helpers.tasks.entities import strict_scores
 
-_CASES = (
+_CASES: tuple[tuple[list[str], list[str], list[tuple[str, str]], str], ...] = (
     (
         ["Ann", "Lee", "left", "Rome"],
         ["B-PERSON", "I-PERSON", "O", "B-PLACE"],
