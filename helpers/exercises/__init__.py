@@ -5,6 +5,6 @@ lesson also uses ``assert_close`` and ``quiz``, which are imported from here.
 """
 
 from helpers.exercises.question import Question, Result, assert_close
-from helpers.exercises.quiz import quiz
+from helpers.exercises.quizzes import quiz
 
 __all__ = ["Question", "Result", "assert_close", "quiz"]
