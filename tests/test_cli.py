@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from helpers import corpora, models
-from helpers.cli.main import _table, main
+from helpers import corpora, models, tasks
+from helpers.cli.main import main
+from helpers.cli.table import score_table
 
 ROOT = Path(__file__).parents[1]
 # Few texts and few steps of the real thing: what is tested is the way through, not the score.
@@ -69,11 +70,11 @@ def short_run(tmp_path_factory) -> Path:
         (["train", "news", "--lora", "4", "--lora-alpha", "0"], "alpha is 0"),
         (["train", "entitys"], "Did you mean 'entities'?"),
         (["train", "entities", "--examples", "0"], "examples is 0"),
-        (["train", "questions", "--lora", "4"], "--lora is for the tasks news"),
+        (["train", "questions", "--lora", "4"], "an adapter is for text classifiers: news"),
         (["train", "relations", "--epochs", "0"], "epochs"),
         (["train", "missing.csv"], "there is no file missing.csv"),
         (["train", "missing.json"], "there is no file missing.json"),
-        (["train", "news", "--text-column", "body"], "are for a CSV file"),
+        (["train", "news", "--text-column", "body"], "are for a table of your own"),
         (["fetch", "newz"], "Did you mean 'news'?"),
         (["evaluate", "nowhere", "nwes"], "Did you mean 'news'?"),
     ],
@@ -137,9 +138,7 @@ def test_the_saved_model_loads_with_pipeline(short_run):
 
 
 def test_evaluate_gives_the_numbers_that_train_wrote(short_run, capsys):
-    from helpers.tasks.classification import evaluate_saved
-
-    again, metrics = evaluate_saved(short_run, "messages"), read_metrics(short_run)
+    again, metrics = tasks.evaluate(short_run, tasks.get("messages")), read_metrics(short_run)
     assert again["test"] == metrics["test"]
     assert again["baseline"] == metrics["baseline"]
     assert main(["evaluate", str(short_run), "messages"]) == 0
@@ -247,9 +246,9 @@ def test_an_adapter_can_be_trained_on_a_csv_of_ones_own(tmp_path):
         ("text,label\na,x\nb,y\n", "fewer than 10 different texts of 2 of the 2 classes"),
         (b"text,label\na,x\n\xe9,x\n", "cannot be read as UTF-8: line 3 holds the byte 0xe9"),
         ("text,label\na,x\n".encode("utf-16"), "cannot be read as UTF-8: line 1"),
-        ("text,label\na,x\nwell, then,y\n", "line 3: 3 fields, but the header names 2"),
-        ('text,label\n"a,x\nb,y\n', "near line 3: unexpected end of data. A quotation mark"),
-        ('text,label\n"a,x\n"b",y\n', "near line 3: ',' expected after '\"'"),
+        ("text,label\na,x\nwell, then,y\n", "line 3: 3 cells, but the header names 2"),
+        ('text,label\n"a,x\nb,y\n', "line 2: a cell of the row that begins here does not end"),
+        ('text,label\n"a,x\n"b",y\n', "',' expected after '\"', line 3). A quotation mark"),
         ("text,label\n" + "".join(f"t{i},{i / 4}\n" for i in range(40)), "of 40 of the 40 classes"),
     ],
 )
@@ -260,10 +259,10 @@ def test_a_csv_that_cannot_be_used_is_explained(content, message, tmp_path, caps
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("body,label\na,x\nb,y\n", "no column 'text'. There are: body, label"),
-        ("text;kind\na;x\nb;y\n", "no column 'label'. There are: text, kind"),
+        ("body,label\na,x\nb,y\n", "no column 'text'; it has body, label"),
+        ("text;kind\na;x\nb;y\n", "no column 'label'; it has text, kind"),
         ("text,label,text\na,x,b\n", "names a column twice"),
-        ("", "There are: none"),
+        ("", "no first line with the names of its columns"),
     ],
 )
 def test_a_csv_whose_columns_are_named_wrongly_is_explained(content, message, tmp_path, capsys):
@@ -282,9 +281,9 @@ def refused(status: int, content: str | bytes, message: str, tmp_path: Path, cap
 def test_columns_that_are_one_and_a_file_of_another_kind_are_refused(tmp_path, capsys):
     path = own_csv(tmp_path)
     assert main(["train", str(path), "--text-column", "label"]) == 2
-    assert "cannot both stand in column 'label'" in capsys.readouterr().err
+    assert "cannot both be in column 'label'" in capsys.readouterr().err
     assert main(["train", str(path.rename(tmp_path / "letters.txt"))]) == 2
-    assert "ends in .csv, .tsv, .json" in capsys.readouterr().err
+    assert "ends in .csv, .tsv, .jsonl, " in capsys.readouterr().err
 
 
 def test_a_changed_csv_is_not_judged_on_texts_that_were_learnt(tmp_path, capsys):
@@ -325,7 +324,7 @@ def test_a_squad_file_of_ones_own_trains_and_is_judged_again(tmp_path, capsys):
 def test_a_squad_file_with_a_wrong_answer_is_explained(tmp_path, capsys):
     path = own_squad(tmp_path, answer="Paris")
     assert main(["train", str(path), "--out", str(tmp_path / "run")]) == 2
-    assert "question '0': its answer 'Paris' does not stand at 13" in capsys.readouterr().err
+    assert "question '0': its answer 'Paris' is not at 13" in capsys.readouterr().err
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
@@ -432,6 +431,6 @@ def test_a_baseline_that_wins_is_explained(counted, said):
         return both | intervals | {"per_class": {"a": {"f1": value, "f1_interval": interval}}}
 
     baseline = {"tfidf_logreg": scores(counted), "majority": scores(0.5)}
-    table = _table({"test": scores(0.90), "baseline": baseline})
+    table = score_table({"test": scores(0.90), "baseline": baseline})
     assert ("Counting words" in table) == (said is not None)
     assert said is None or said in table

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import batches, hardware, models, runtime
+from helpers import batches, hardware, models, runtime, tasks
 from helpers.cli.main import main
 from helpers.errors import InvalidValue
 from helpers.hardware import gpus
 from helpers.hardware.gpus import GB
 from helpers.hardware.plan_report import duration, render
 from helpers.hardware.task_plan import plan_task
-from helpers.tasks import classification
 
 
 def plan(**settings):
@@ -65,7 +64,7 @@ def test_time_and_cost_by_hand():
     assert gpus.step_seconds(3 * 10**12, 10e12, utilisation=0.3) == pytest.approx(1.0)
     run = gpus.planned_run(36 * 10**12, 10, rate=1e10, price_per_hour=2.5)
     assert (run.seconds, run.cost) == (3600, 2.5)
-    assert gpus.planned_run(10**12, 10, rate=1e12, seconds_a_step=0.5).seconds == 6
+    assert gpus.planned_run(10**12, 10, rate=1e12, seconds_per_step=0.5).seconds == 6
     assert gpus.planned_run(1, 1, rate=1.0).cost is None
     step, card = plan(), gpus.get_card("t4")
     # AdamW reads a weight, its gradient and two numbers of state, and writes three of these.
@@ -110,7 +109,7 @@ def test_a_task_s_run_is_the_sum_of_its_batches():
     assert (planned.examples, planned.steps) == (40, 9)
     tokenizer = models.load_tokenizer("encoder")
     tokenizer.model_max_length = 96
-    lengths = classification.training_batches("news", tokenizer, examples=40).lengths
+    lengths = tasks.get("news").training_batches(tokenizer, 40).lengths
     order = batches.length_grouped_batches(lengths, 16, seed=42, epoch=0)
     each = [
         hardware.plan(

@@ -177,7 +177,7 @@ def test_the_threshold_is_the_best_of_all():
     tried = np.linspace(-5, 5, 2001)
     best = max(qa.score(examples, qa.answer_texts(found, t))["f1"] for t in tried)
     assert chosen == pytest.approx(best)
-    with pytest.raises(InvalidValue, match="one each"):
+    with pytest.raises(InvalidValue, match="one for each"):
         qa.choose_threshold(found[:3], examples)
 
 
@@ -195,9 +195,9 @@ def test_scores_are_split_by_answerable():
         (qa.Example("1", "Who?", "  ", ()), "empty context"),
         (qa.Example("1", " ", TEXT, ()), "has no text"),
         (qa.Example("1", "Who?", TEXT, ({"text": "Paris", "start": 3},)), "not in the text"),
-        (qa.Example("1", "Who?", TEXT, ({"text": "Rome", "start": 3},)), "it stands at 17"),
+        (qa.Example("1", "Who?", TEXT, ({"text": "Rome", "start": 3},)), "it is at 17"),
         (qa.Example("1", "Who?", TEXT, ({"text": "", "start": 0},)), "not in the text"),
-        (qa.Example("1", "Who?", TEXT, ({"text": "Rome", "start": -4},)), "stands at 17"),
+        (qa.Example("1", "Who?", TEXT, ({"text": "Rome", "start": -4},)), "it is at 17"),
     ],
 )
 def test_faulty_questions_are_named(faulty, message, tokenizer):
@@ -206,7 +206,7 @@ def test_faulty_questions_are_named(faulty, message, tokenizer):
 
 
 def test_encode_refuses_windows_that_do_not_move_on(tokenizer):
-    with pytest.raises(InvalidValue, match="not more than the stride of 40"):
+    with pytest.raises(InvalidValue, match="must be more than the stride of 40"):
         qa.encode(tokenizer, [example()], max_length=48, stride=40)
     with pytest.raises(InvalidValue, match="stride is -1"):
         qa.encode(tokenizer, [example()], stride=-1)
@@ -251,8 +251,8 @@ def form(**changes) -> str:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not JSON"),
-        ("hello", "not JSON"),
+        ("", "cannot be read as JSON"),
+        ("hello", "cannot be read as JSON"),
         ("[]", "the file has no 'data'"),
         ('{"data": 3}', "'data' of the file is 3, not a list"),
         ('{"data": [{"paragraphs": [{}]}]}', "paragraph 1 of article 1 has no 'context'"),
@@ -278,7 +278,7 @@ def test_a_file_of_another_form_is_refused_with_the_place(content, message, tmp_
         ('{"data": []}', "no questions"),
         (form(is_impossible=True), "'7' has 1 answers and is_impossible is True"),
         (form(is_impossible=False, answers=[]), "'7' has 0 answers and is_impossible is False"),
-        (form(answers=[{"text": "Rome", "answer_start": 3}]), "'7'.*it stands at 17"),
+        (form(answers=[{"text": "Rome", "answer_start": 3}]), "'7'.*it is at 17"),
     ],
 )
 def test_a_file_with_faulty_questions_is_refused(content, message, tmp_path):
@@ -357,6 +357,21 @@ def test_accumulation_changes_nothing_for_questions():
         )
         losses.append(fit(model, data, None, config).losses)
     assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
+def test_the_interval_is_that_of_drawing_whole_documents_in_a_loop():
+    random = np.random.default_rng(0)
+    documents = np.repeat(np.arange(30), random.integers(1, 6, size=30))
+    values = np.clip(random.random(len(documents)) + documents % 2 - 0.5, 0, 1)
+    of_document = [values[documents == number] for number in range(30)]
+    means = []
+    for _ in range(4000):
+        rows = random.integers(30, size=30)
+        means.append(np.concatenate([of_document[row] for row in rows]).mean())
+    expected = np.quantile(means, [0.025, 0.975])
+    found = qa.bootstrap_mean(values, documents.astype(str), resamples=4000)
+    assert found == pytest.approx(expected, abs=0.01)
+    assert expected[1] - expected[0] > 0.15
 
 
 def test_the_interval_draws_documents_not_questions():

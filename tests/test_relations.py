@@ -53,6 +53,18 @@ def test_only_so_many_words_stay_around_the_mentions():
     assert bare == "@ * person * Lee @ d e # ^ place ^ Rome #"
 
 
+def test_six_words_stay_around_the_mentions_of_a_pair():
+    before, after = [f"b{n}" for n in range(9)], [f"a{n}" for n in range(9)]
+    text = " ".join([*before, "Lee met Bob", *after])
+    lee, bob = (
+        Mention(text.index(name), text.index(name) + 3, "PERSON") for name in ("Lee", "Bob")
+    )
+    middle = "@ * person * Lee @ met # ^ person ^ Bob #"
+    assert rel.mark(text, lee, bob) == " ".join([*before[3:], middle, *after[:6]])
+    pair = next(p for p in rel.pairs_of(text, [lee, bob]) if p.head == 0)
+    assert pair.text == rel.mark(text, lee, bob)
+
+
 @pytest.mark.parametrize(
     ("head", "tail", "around", "message"),
     [

@@ -84,7 +84,6 @@ def test_spans_and_strict_scores_equal_seqevals_on_any_tags():
             right, marked = right + len(a & b), marked + len(a) + len(b)
         assert 2 * right / marked == pytest.approx(expected)
         assert tok.strict_scores(gold, found)["f1"] == pytest.approx(expected)
-        assert tok.strict_f1(gold, found) == pytest.approx(expected)
 
 
 def test_spans_of_proper_tags_equal_seqevals():
@@ -102,7 +101,7 @@ def test_token_accuracy_flatters():
 
 
 def test_scores_refuse_what_does_not_fit():
-    with pytest.raises(InvalidValue, match="equally long"):
+    with pytest.raises(InvalidValue, match="of equal length"):
         tok.strict_scores([["O", "B-PERSON"]], [["O"]])
     with pytest.raises(InvalidValue, match="no entity"):
         tok.strict_scores([["O"]], [["O"]])
@@ -177,7 +176,7 @@ def test_training_learns_the_tags_and_its_first_loss_is_the_one_by_hand():
     assert history.evaluations[-1]["accuracy"] == 1.0
     held_out = tiny_sentences(20, seed=1)
     found = tok.predict_tags(model, tok.encode(tiny.tokenizer(), held_out, LABELS), held_out)
-    assert tok.strict_f1([list(s.tags) for s in held_out], found) > 0.95
+    assert tok.strict_scores([list(s.tags) for s in held_out], found)["f1"] > 0.95
 
 
 def test_accumulation_changes_nothing_though_sentences_have_unequally_many_labels():
@@ -213,11 +212,25 @@ def test_the_gazetteer_marks_the_longest_name_it_knows():
     assert tok.Gazetteer([]).tag(["York"]) == ["O"]
 
 
+def test_the_interval_is_that_of_drawing_documents_and_scoring_with_seqeval():
+    random = np.random.default_rng(1)
+    gold = [["B-PERSON", "O", "B-PLACE"] * 3 for _ in range(40)]
+    found = [[tag if random.random() < 0.8 else "O" for tag in tags] for tags in gold]
+    scores = []
+    for _ in range(300):
+        rows = random.integers(40, size=40)
+        pair = ([gold[row] for row in rows], [found[row] for row in rows])
+        scores.append(f1_score(*pair, mode="strict", scheme=IOB2))
+    expected = np.quantile(scores, [0.025, 0.975])
+    assert tok.bootstrap_f1(gold, found) == pytest.approx(expected, abs=0.012)
+    assert expected[1] - expected[0] > 0.05
+
+
 def test_the_interval_holds_the_score_and_narrows_with_more_documents():
     random = np.random.default_rng(1)
     gold = [["B-PERSON", "O", "B-PLACE"] * 3 for _ in range(80)]
     found = [[tag if random.random() < 0.8 else "O" for tag in tags] for tags in gold]
     low, high = tok.bootstrap_f1(gold, found)
-    assert low < tok.strict_f1(gold, found) < high
+    assert low < tok.strict_scores(gold, found)["f1"] < high
     few_low, few_high = tok.bootstrap_f1(gold[:10], found[:10])
     assert few_high - few_low > high - low

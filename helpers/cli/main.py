@@ -1,5 +1,5 @@
-"""The command line: ``python -m helpers doctor | fetch | train | evaluate | bundle``, and what
-comes after training, in ``helpers.cli.shipping``.
+"""The command line, ``python -m helpers COMMAND``: doctor, fetch, bundle, plan, train and evaluate
+here, and what comes after training in ``helpers.cli.shipping``.
 
 Exit status: 0 done; 1 something failed, and the message says what to do; 2 the call itself was
 wrong (an unknown name, a value out of range); 130 stopped from the keyboard.
@@ -11,13 +11,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from helpers.cli import shipping
-from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers.cli.table import score_table
+from helpers.errors import CourseError, InvalidValue
 
-_TABLES = (".csv", ".tsv")  # files of one's own: texts and labels
-_OWN = (*_TABLES, ".json")
+if TYPE_CHECKING:
+    from helpers.tasks import Task
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def _complain(message: object, status: int) -> int:
     return status
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         print(line, flush=True)
 
@@ -95,168 +96,43 @@ def _plan(options: argparse.Namespace) -> int:
     from helpers.hardware.plan_report import render
     from helpers.hardware.task_plan import plan_task
 
-    planned = plan_task(
-        options.task,
-        model=options.model,
-        batch_size=options.batch_size,
-        max_length=options.max_length,
-        examples=options.examples,
-        epochs=options.epochs,
-        precision=options.precision,
-        checkpointing=options.checkpointing,
-        lora_rank=options.lora,
-        card=options.card,
-        utilisation=options.utilisation,
-        price_per_hour=options.price_per_hour,
-        measure=options.measure,
-    )
-    print(render(planned))
+    others = ("run", "task", "text_column", "label_column")
+    settings = {name: value for name, value in vars(options).items() if name not in others}
+    print(render(plan_task(_task(options), **settings)))
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    from helpers.tasks.running import RunOptions
+    from helpers import tasks
+    from helpers.corpora.tables import split_name
 
-    task, file = options.task, Path(options.task)
-    name = file.stem if file.suffix.lower() in _OWN else task
-    out = options.out or Path("runs") / name
-    run = RunOptions(
-        out=out,
-        model=options.model,
-        examples=options.examples,
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        max_steps=options.max_steps,
-        checkpoint_every=options.checkpoint_every,
-        resume=options.resume,
-        say=_say,
-    )
-    metrics = _train_on(options, run)
+    options.out = options.out or Path("runs") / split_name(Path(options.task))[0]
+    names = {field.name for field in dataclasses.fields(tasks.RunSettings)}
+    settings = {name: value for name, value in vars(options).items() if name in names}
+    metrics = tasks.train(_task(options), tasks.RunSettings(**settings), report=_report)
     if metrics is not None:
-        print(_table(metrics))
+        print(score_table(metrics))
         processes = metrics["processes"]
         print(
             f"\n{metrics['train_seconds']:.0f} s of training, "
             f"{metrics['examples_per_second']:.1f} examples/s, {processes} "
-            f"process{'es' if processes > 1 else ''} took part. Saved in {out}."
+            f"process{'es' if processes > 1 else ''} took part. Saved in {options.out}."
         )
     return 0
-
-
-def _train_on(options: argparse.Namespace, run: Any) -> dict[str, Any] | None:
-    """Train on a task by its name, or on a file of one's own by its ending."""
-    from helpers.tasks import classification, extraction
-
-    task, file = options.task, Path(options.task)
-    ending = file.suffix.lower()
-    if ending in _OWN and not file.is_file():
-        raise InvalidValue(f"there is no file {file}; check the path.")
-    if ending not in _TABLES and (options.text_column or options.label_column):
-        raise InvalidValue("--text-column and --label-column are for a CSV file of your own.")
-    adapter = {"lora_rank": options.lora, "lora_alpha": options.lora_alpha}
-    if task in classification.TASKS:
-        return classification.train_task(
-            task,
-            **adapter,
-            **{field.name: getattr(run, field.name) for field in dataclasses.fields(run)},
-        )
-    if ending not in _TABLES and any(value is not None for value in adapter.values()):
-        raise InvalidValue(
-            f"--lora is for the tasks {', '.join(classification.TASKS)} and a table of your own."
-        )
-    if ending in _TABLES:
-        return classification.train_csv(
-            file,
-            run,
-            text_column=options.text_column or "text",
-            label_column=options.label_column or "label",
-            **adapter,
-        )
-    if ending == ".json":
-        return extraction.train_task("questions", run, file=file)
-    if task not in extraction.TASKS:
-        if file.is_file():
-            raise InvalidValue(f"{file} is no task; a file of your own ends in {', '.join(_OWN)}.")
-        raise unknown_name("task", task, [*classification.TASKS, *extraction.TASKS])
-    return extraction.train_task(task, run)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from helpers.tasks import classification, extraction
+    from helpers import tasks
 
-    if options.task in extraction.TASKS or options.task.lower().endswith(".json"):
-        file = Path(options.task) if options.task not in extraction.TASKS else None
-        name = options.task if file is None else "questions"
-        metrics = extraction.evaluate_saved(options.folder, name, file=file)
-    elif options.task.lower().endswith(_TABLES):
-        metrics = classification.evaluate_csv(options.folder, Path(options.task))
-    else:
-        known = [*classification.TASKS, *extraction.TASKS]
-        if options.task not in known:
-            raise unknown_name("task", options.task, known)
-        metrics = classification.evaluate_saved(options.folder, options.task)
-    print(_table(metrics))
+    print(score_table(tasks.evaluate(options.folder, tasks.get(options.task))))
     return 0
 
 
-_BASELINES = {
-    "tfidf_logreg": "TF-IDF + logistic regression",
-    "majority": "majority class",
-    "gazetteer": "names seen in training",
-    "types": "commonest for the two types",
-    "sliding_window": "sliding window of words",
-    "silent": "always silent",
-}
+def _task(options: argparse.Namespace) -> "Task":
+    from helpers import tasks
 
-
-def _table(metrics: dict[str, Any]) -> str:
-    """The test scores beside their baselines, with 95 % intervals, as text."""
-    test = metrics["test"]
-    rows = {"fine-tuned": test} | {
-        _BASELINES[name]: metrics["baseline"][name]
-        for name in _BASELINES
-        if name in metrics["baseline"]
-    }
-    measured = [name for name in test if f"{name}_interval" in test]
-    classes = list(test.get("per_class", test.get("per_label", {})))
-    shown = classes if len(classes) != 2 else classes[-1:]
-    titles = {"macro_f1": "macro F1", "f1": "F1", "exact_match": "exact match"}
-    header = ["test set", *(titles.get(name, name) for name in measured)]
-    header += [f"F1 {name}" for name in shown]
-    lines = []
-    for name, scores in rows.items():
-        cells = [_with_interval(scores[key], scores[f"{key}_interval"]) for key in measured]
-        each = scores.get("per_class", scores.get("per_label", {}))
-        for label in shown:
-            values = each.get(label, {"f1": 0.0})
-            cells.append(
-                _with_interval(values["f1"], values["f1_interval"])
-                if len(shown) == 1 and "f1_interval" in values
-                else f"{values['f1']:.3f}"
-            )
-        lines.append([name, *cells])
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *lines]
-    ]
-    counted = metrics["baseline"].get("tfidf_logreg")
-    if counted and counted["macro_f1"] > test["macro_f1"]:
-        low, high = test["macro_f1_interval"]
-        clearly = "" if low <= counted["macro_f1"] <= high else " clearly"
-        table += [
-            "",
-            f"Counting words does{clearly} better here: where single words give the class away, a "
-            "transformer has",
-            "little to add and many more weights to fit. Lesson 08 shows how to compare the two.",
-        ]
-    return "\n".join(table)
-
-
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    return tasks.get(options.task, **columns)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -279,20 +155,19 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("folder", type=Path, metavar="DIR")
     bundle.set_defaults(run=_bundle)
 
+    # The names of these options are those of plan_task's arguments and RunSettings' fields.
     plan = commands.add_parser("plan", help="memory, time and cost of a training before it starts")
-    plan.add_argument(
-        "task",
-        metavar="TASK",
-        help="news, messages, reviews, entities, relations or questions",
-    )
+    _add_task(plan)
     plan.add_argument("--model", metavar="NAME", help="encoder, bert-base, bert-large or a folder")
-    plan.add_argument("--batch-size", type=int, metavar="N", help="texts of one step")
-    plan.add_argument("--max-length", type=int, metavar="N", help="tokens of a text at most")
+    plan.add_argument("--batch-size", type=int, metavar="N", help="examples per step")
+    plan.add_argument("--max-length", type=int, metavar="N", help="tokens per text at most")
     plan.add_argument("--examples", type=int, metavar="N", help="training examples to use")
     plan.add_argument("--epochs", type=float, metavar="N")
     plan.add_argument("--precision", metavar="NAME", help="fp32, bf16 or fp16")
     plan.add_argument("--checkpointing", action="store_true", help="recompute activations")
-    plan.add_argument("--lora", type=int, metavar="RANK", help="train an adapter and the head")
+    plan.add_argument(
+        "--lora", type=int, dest="lora_rank", metavar="RANK", help="train an adapter and the head"
+    )
     plan.add_argument("--card", metavar="NAME", help="one card (default: all that are known)")
     plan.add_argument(
         "--utilisation",
@@ -301,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="share of its peak (%(default)s)",
     )
-    plan.add_argument("--price-per-hour", type=float, metavar="X", help="of a card, to tell costs")
+    plan.add_argument("--price-per-hour", type=float, metavar="X", help="of a card, for the cost")
     plan.add_argument("--measure", action="store_true", help="time a few steps on this machine")
     plan.set_defaults(run=_plan)
 
@@ -310,27 +185,20 @@ def _parser() -> argparse.ArgumentParser:
         help="fine-tune on a task and judge the result",
         epilog="Several processes: torchrun --nproc_per_node 2 -m helpers train news",
     )
-    train.add_argument(
-        "task",
-        metavar="TASK",
-        help="news, messages, reviews, entities, relations or questions; sst2 or ag-news from the "
-        "Hub; or a file of your own: a CSV of texts and labels, or a JSON file of questions in "
-        "SQuAD form",
-    )
-    train.add_argument("--text-column", metavar="NAME", help="of a CSV file (default: text)")
-    train.add_argument("--label-column", metavar="NAME", help="of a CSV file (default: label)")
+    _add_task(train)
     train.add_argument("--model", metavar="NAME", help="catalogue name or folder")
     train.add_argument("--examples", type=int, metavar="N", help="training examples to use")
     train.add_argument("--epochs", type=int, metavar="N")
     train.add_argument("--learning-rate", type=float, metavar="X")
     train.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="texts of one step, over all processes (default: 32; reviews 16)",
+        "--batch-size", type=int, metavar="N", help="examples per step, over all processes"
     )
     train.add_argument(
-        "--lora", type=int, metavar="RANK", help="train an adapter and the head, not all weights"
+        "--lora",
+        type=int,
+        dest="lora_rank",
+        metavar="RANK",
+        help="train an adapter and the head, not all weights",
     )
     train.add_argument(
         "--lora-alpha",
@@ -339,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         help="its scale is X / RANK (default: RANK times 2)",
     )
     train.add_argument("--seed", type=int, default=42, metavar="S")
-    train.add_argument("--max-steps", type=int, metavar="N", help="stop after so many steps")
+    train.add_argument("--max-steps", type=int, metavar="N", help="stop after this many steps")
     train.add_argument("--checkpoint-every", type=int, metavar="N", help="steps")
     train.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -352,3 +220,15 @@ def _parser() -> argparse.ArgumentParser:
 
     shipping.add_commands(commands)
     return parser
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "task",
+        metavar="TASK",
+        help="news, messages, reviews, entities, relations or questions; sst2 or ag-news from the "
+        "Hub; or a file of your own: a table of texts and labels (.csv, .tsv, .jsonl, each also "
+        ".gz), or a JSON file of questions in SQuAD form",
+    )
+    parser.add_argument("--text-column", metavar="NAME", help="of a table (default: text)")
+    parser.add_argument("--label-column", metavar="NAME", help="of a table (default: label)")

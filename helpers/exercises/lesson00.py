@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.exercises.question import Question
 
 VOCABULARY = 49_152
 LIKENESS = 0.5
@@ -46,8 +46,6 @@ q1 = Question(
 
 
 def _check_nearest(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     # Directions 90, 45, 8 and 180 degrees away; the second is long, the third is short.
     query = np.array([1.0, 0.0])
     candidates = np.array([[0.0, 1.0], [9.0, 9.0], [0.7, 0.1], [-3.0, 0.0]])

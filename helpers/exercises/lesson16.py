@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.exercises.question import Question
 
 
 def _check_forced(answer: Any) -> str | None:
@@ -41,19 +41,26 @@ q1 = Question(
 
 
 def _check_odds(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     y = np.array([1, 1, 1, 1, 0, 0] * 3)
     g = np.repeat(["a", "b", "c"], 6)
     cases = (
         ([1, 1, 1, 1, 0, 0] * 3, 0.0, "all right in each group"),
-        ([1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0], 0.5,
-         "true positive rates 1, 0.5 and 0.75: largest minus smallest"),
-        ([1, 1, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 0], 1.0,
-         "false positive rates 0, 1 and 0.5 count too, and are further apart here"),
-        ([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0], 1.0,
-         "both rates are 1 apart; the larger is taken, not the sum"),
-    )  # fmt: skip
+        (
+            [1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0],
+            0.5,
+            "true positive rates 1, 0.5 and 0.75: largest minus smallest",
+        ),
+        (
+            [1, 1, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 0],
+            1.0,
+            "false positive rates 0, 1 and 0.5 count too, and are further apart here",
+        ),
+        (
+            [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+            1.0,
+            "both rates are 1 apart; the larger is taken, not the sum",
+        ),
+    )
     for predicted, expected, why in cases:
         found = answer(y.copy(), np.array(predicted), g.copy())
         if np.ndim(found) != 0:
@@ -119,8 +126,6 @@ q3 = Question(
 
 
 def _check_parity(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     random = np.random.default_rng(16)
     for size in (10, 40):
         labels = np.tile([1, 0], size)  # half of each group is qualified

@@ -40,7 +40,8 @@ class Question:
             that names the mistake and helps. If it raises, the learner gets a friendly message.
         first_step: the first thing to do, shown as long as the starter is unchanged.
         hints: shown one by one by ``hint()``.
-        solution: Python source that defines ``answer``.
+        solution: Python source that defines ``answer``. Where that is a function, anything that
+            cannot be called is turned away before ``check``.
         passed: what the learner has just shown, said when the check passes.
     """
 
@@ -62,6 +63,7 @@ class Question:
         self.solution_source = solution.strip("\n")
         self.passed = passed
         self._check = check
+        self._wants_function = "def answer(" in solution
         self._hints_shown = 0
 
     def __repr__(self) -> str:
@@ -71,6 +73,8 @@ class Question:
         """Check ``answer`` without printing anything."""
         if _is_blank(answer):
             return self._not_attempted()
+        if self._wants_function and not callable(answer):
+            return Result("wrong", NOT_A_FUNCTION)
         try:
             problem = self._check(_watch(answer))
         except _Untouched as untouched:

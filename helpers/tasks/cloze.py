@@ -1,9 +1,9 @@
 """Questions without an annotator: cloze sentences made from plain articles (Lewis et al. 2019,
 "Unsupervised question answering by cloze translation").
 
-A name, number or date is taken out of a sentence; what stood around it, with some words lost and
-at times the two halves swapped, becomes the question behind a question word; the sentence and its
-neighbours are the text to search.
+A name, number or date is taken out of a sentence. What surrounds it, with some words dropped and
+sometimes with the two halves swapped, follows a question word as the question; the sentence and
+its neighbours are the text to search.
 """
 
 import re
@@ -31,8 +31,8 @@ _IN = re.compile(r"\b(?:in|at|from|to)\s(?:the\s)?$", re.IGNORECASE)
 
 
 def article_texts(without: list[Opening]) -> dict[str, str]:
-    """Every different news article by its document name, but for those in ``without``: the
-    validation and test openings must not be learnt from."""
+    """Every different news article by its document name, except those in ``without``: the model
+    must not learn from the validation and test openings."""
     folder, hidden = assets.fetch("news"), {opening.document for opening in without}
     hidden_texts = {corpora.fold(opening.text) for opening in without}
     texts, seen = {}, set()
@@ -48,7 +48,7 @@ def article_texts(without: list[Opening]) -> dict[str, str]:
 
 
 def question_word(answer: str, before: str) -> str:
-    """The word to ask for ``answer`` with, judged by its form and by what stands before it."""
+    """The word that asks for ``answer``, judged by its form and by what comes before it."""
     if answer[0] in "£$€":
         return "How much"
     if re.fullmatch(_DATE, answer):
@@ -73,8 +73,8 @@ def cloze_questions(
 ) -> list[Example]:
     """``count`` questions drawn from ``texts`` (name -> article).
 
-    dropped: the share of the question's words that are lost. unanswerable: the share of
-    questions that get another part of their article, which does not hold the answer.
+    dropped: the share of the question's words that are left out. unanswerable: the share of
+    questions that get another part of their article, without the answer.
     Raises InvalidValue: no texts, ``count`` below 1, a share outside 0 to 1, or articles with
     too few sentences that hold a name or a number.
     """

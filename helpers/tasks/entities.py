@@ -1,8 +1,8 @@
 """Finding entities: BIO labels on words, word pieces aligned with them, strict scores.
 
-A sentence is a list of words and a list of tags, one a word: ``B-PERSON`` begins a person,
-``I-PERSON`` goes on with it, ``O`` is outside (IOB2; Ramshaw & Marcus 1995 call it chunking).
-Only the first word piece of a word carries its tag; the others are left out of the loss, as in
+A sentence is a list of words and a list of tags, one per word: ``B-PERSON`` begins a person,
+``I-PERSON`` continues it, ``O`` is outside (IOB2; Ramshaw & Marcus 1995 call it chunking).
+Only the first piece of a word carries its tag; the others are left out of the loss, as in
 Devlin et al. 2019, section 5.3.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from seqeval.metrics import classification_report, f1_score
+from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from helpers import assets, evaluation
 from helpers.batches import IGNORED, EncodedTexts
@@ -24,6 +25,7 @@ from helpers.corpora import annotations
 from helpers.corpora.annotations import ENTITY_LABELS, Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
+from helpers.evaluation.metrics import bootstrap, percentile_interval
 
 OUTSIDE = "O"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -31,7 +33,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Sentence:
-    """words: their texts. tags: one a word, in BIO form. starts: of each word in ``text``."""
+    """words: their texts. tags: one per word, in BIO form. starts: of each word in ``text``."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -43,13 +45,13 @@ Span = tuple[int, int, str]  # first word, word after the last, label
 
 
 def tag_names(labels: Sequence[str]) -> list[str]:
-    """``O`` and, for each label in its order, its ``B-`` and ``I-`` tag: 2 C + 1 names."""
+    """``O`` and then the ``B-`` and ``I-`` tag of each label: 2 C + 1 names."""
     return [OUTSIDE, *(f"{part}-{label}" for label in labels for part in "BI")]
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
-    """Start and end of each word of ``text``: runs of letters and digits, and every other sign
-    that is not white space alone ("Blair's" is three words)."""
+    """Start and end of each word of ``text``: runs of letters and digits, and any other
+    character that isn't white space by itself ("Blair's" is three words)."""
     return [match.span() for match in _WORD.finditer(text)]
 
 
@@ -58,13 +60,13 @@ def tag_text(
 ) -> Sentence:
     """``text`` as words with the tags that follow from ``entities``.
 
-    entities: (start, end, label), character offsets. labels: the inventory.
-    Raises InvalidValue: a text without words, a label out of the inventory, a span that is empty,
-    cuts through a word, reaches out of the text or overlaps another.
+    entities: (start, end, label), character offsets. labels: those allowed.
+    Raises InvalidValue: a text without words, an unknown label, a span that is empty, cuts
+    through a word, reaches beyond the text or overlaps another.
     """
     places = split_words(text)
     if not places:
-        raise InvalidValue(f"the text {text!r} has no word; give one that has.")
+        raise InvalidValue(f"the text {text!r} has no words; give one that does.")
     starts = {start: number for number, (start, _) in enumerate(places)}
     ends = {end: number for number, (_, end) in enumerate(places, 1)}
     tags = [OUTSIDE] * len(places)
@@ -93,7 +95,7 @@ SETS = {"openings": ENTITY_LABELS, "conll": ("PER", "ORG", "LOC", "MISC")}
 
 
 def load(name: str = "openings") -> tuple[dict[str, list[Sentence]], tuple[str, ...]]:
-    """The sentences of a set in the splits train, validation and test, and its entity labels.
+    """The sentences of a data set in the splits train, validation and test, and its labels.
 
     name: "openings" (the course's own annotations, each opening one long sentence) or "conll"
     (CoNLL-2003, Tjong Kim Sang & De Meulder 2003; full profile).
@@ -116,7 +118,7 @@ def load(name: str = "openings") -> tuple[dict[str, list[Sentence]], tuple[str, 
 
 
 def from_tagged_words(words: Sequence[str], tags: Sequence[str]) -> Sentence:
-    """A sentence of words and tags as published sets have them, joined with spaces."""
+    """A sentence of words and tags as published data sets have them, joined with spaces."""
     lengths = [len(word) + 1 for word in words]
     starts = tuple(int(n) for n in np.cumsum([0, *lengths[:-1]]))
     return Sentence(tuple(words), tuple(tags), " ".join(words), starts)
@@ -130,9 +132,8 @@ def from_openings(openings: Sequence[Opening], labels: Sequence[str]) -> list[Se
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:
-    """The entities that a row of tags spells, read strictly: only ``B-X`` begins one, and only
-    ``I-X`` right after it goes on. A stray ``I-X`` belongs to none, as in seqeval's strict mode.
-    """
+    """The entities in a row of tags, read strictly: only ``B-X`` begins one, and only ``I-X``
+    right after it continues it. A stray ``I-X`` belongs to none, as in seqeval's strict mode."""
     spans: list[Span] = []
     begun, label = 0, ""
     for number, tag in enumerate([*tags, OUTSIDE]):
@@ -150,8 +151,8 @@ class EncodedTokens:
 
     texts: the token ids. tags: (sum of lengths,) int64. capitals: (sum of lengths,) int64, 1 for
     the pieces of a word that begins with a capital, or None. firsts: for each sentence, (words, 2)
-    int64: the number of a word and the place of its first piece (words that were cut off, or of
-    which the tokenizer keeps nothing, are missing). truncated: sentences that lost words so.
+    int64: the number of a word and the position of its first piece (words that were cut off, or
+    that the tokenizer drops, are missing). truncated: how many sentences lost words this way.
     """
 
     def __init__(
@@ -204,13 +205,13 @@ def encode(
 ) -> EncodedTokens:
     """Word pieces of ``sentences`` and the tag of each word on its first piece.
 
-    labels: the inventory, as in ``tag_names``. max_length: word pieces of a sentence at most,
-    special tokens included; the words behind it are cut off, and such sentences are counted.
+    labels: as in ``tag_names``. max_length: pieces per sentence at most, special tokens included;
+    the words beyond are cut off, and such sentences are counted.
     capitals: give back what an uncased tokenizer throws away: the pieces of a word with a capital
     get the segment number 1 (``token_type_ids``), all others 0. None: where the tokenizer makes
     everything lower case and its model has segments.
-    Raises InvalidValue: no sentences, one without words, a tag out of the inventory (the sentence
-    and the word are named).
+    Raises InvalidValue: no sentences, one without words, an unknown tag (the sentence and the
+    word are named).
     """
     if not sentences:
         raise InvalidValue("there are no sentences to encode; give at least one.")
@@ -239,7 +240,7 @@ def encode(
         capitals = has_segments and bool(getattr(tokenizer, "do_lower_case", False))
     ids, tags, firsts, types, truncated = [], [], [], [], 0
     for row, sentence in enumerate(sentences):
-        owners = rows.word_ids(row)  # the word that each piece belongs to; None: a special token
+        owners = rows.word_ids(row)  # the word each piece belongs to; None: a special token
         own = np.full(len(owners), IGNORED, dtype=np.int64)
         begins = [
             (owner, place)
@@ -262,11 +263,15 @@ def encode(
 
 
 def predict_tags(
-    model: nn.Module, data: EncodedTokens, sentences: Sequence[Sentence], *, progress: bool = False
+    model: PreTrainedModel,
+    data: EncodedTokens,
+    sentences: Sequence[Sentence],
+    *,
+    progress: bool = False,
 ) -> list[list[str]]:
-    """The model's tag for each word of each sentence, in their order; words that were cut off
-    are ``O``. The names come from the model's own configuration."""
-    names = model.config.id2label
+    """The model's tag for each word of each sentence, in order; words that were cut off are
+    ``O``. The names come from the model's own configuration."""
+    names: Any = model.config.id2label
     found = [[OUTSIDE] * len(sentence.words) for sentence in sentences]
     for indices, _, output in evaluation.forward(model, data, progress=progress):
         best = output.logits.argmax(-1).cpu().numpy()  # (B, T)
@@ -278,21 +283,22 @@ def predict_tags(
 
 def strict_scores(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Precision, recall and F1 over entities by seqeval in its strict mode: an entity counts only
-    with both borders and its label right. Beside them ``token_accuracy``, the share of words with
-    the right tag. ``per_label`` has the same three and ``support`` (gold entities) for each label.
+    if its start, end and label are all right. Also ``token_accuracy``, the share of words with the
+    right tag, and ``per_label``: the first three and ``support`` (gold entities) for each label.
 
-    gold, found: tags of each sentence, equally many. Raises InvalidValue otherwise.
+    gold, found: tags of each sentence; their lengths must agree. Raises InvalidValue otherwise,
+    and if there are no gold entities.
     """
     if len(gold) == 0 or [len(tags) for tags in gold] != [len(tags) for tags in found]:
         raise InvalidValue(
-            f"{len(gold)} gold and {len(found)} predicted rows of tags must be equally many, at "
-            f"least one, and each pair equally long."
+            f"{len(gold)} gold and {len(found)} predicted rows of tags: give one predicted row "
+            f"for each gold one, of equal length, and at least one."
         )
     gold, found = [list(tags) for tags in gold], [list(tags) for tags in found]
     both = list(zip(np.concatenate(gold), np.concatenate(found), strict=True))
     scores: dict[str, Any] = {"token_accuracy": sum(a == b for a, b in both) / len(both)}
     if not any(tag != OUTSIDE for tag, _ in both):
-        raise InvalidValue("the gold tags hold no entity; there is nothing to score.")
+        raise InvalidValue("there is no entity in the gold tags, so there is nothing to score.")
     report = classification_report(
         gold, found, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
     )
@@ -324,16 +330,17 @@ def bootstrap_f1(
     for own, other in zip(gold, found, strict=True):
         right, marked = set(spans_of(own)), set(spans_of(other))
         counts.append((len(right & marked), len(right) + len(marked)))
-    table = np.array(counts)
-    draws = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
-    hits, total = table[draws].sum(axis=1).T
-    low, high = np.quantile(2 * hits / np.maximum(total, 1), [0.025, 0.975])
-    return float(low), float(high)
+    hits, total = np.array(counts).T  # (documents,) each
+    values = bootstrap(
+        lambda drawn: 2 * (drawn @ hits) / np.maximum(drawn @ total, 1),
+        len(counts), resamples=resamples, seed=seed,
+    )  # fmt: skip
+    return percentile_interval(values)
 
 
 class Gazetteer:
-    """The baseline that only remembers: a list of the names seen in training, each with its
-    commonest label; the longest one that fits is marked, from left to right."""
+    """The baseline that only remembers: a list of the names seen in training, each with its most
+    frequent label; from left to right, the longest one that matches is tagged."""
 
     def __init__(self, sentences: Sequence[Sentence]) -> None:
         votes: dict[tuple[str, ...], Counter] = defaultdict(Counter)
@@ -359,8 +366,3 @@ class Gazetteer:
             if label:
                 return size, label
         return 0, ""
-
-
-def strict_f1(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
-    """The strict micro-F1 alone."""
-    return float(f1_score(list(gold), list(found), mode="strict", scheme=IOB2, zero_division=0))

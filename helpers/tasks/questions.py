@@ -1,8 +1,8 @@
 """Extractive question answering: the span of a text that answers a question, or none.
 
-A question and its text go through the encoder as one pair; two numbers a token say how likely the
-answer starts there and ends there (Devlin et al. 2019, section 4.2). Long texts are cut into
-overlapping windows. Position 0, ``[CLS]``, stands for "no answer here" (section 4.3).
+A question and its text go through the encoder as one pair; two numbers per token say how likely
+the answer starts there and ends there (Devlin et al. 2019, section 4.2). Long texts are cut into
+overlapping windows. Position 0, ``[CLS]``, means "no answer here" (section 4.3).
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,7 @@ from helpers.corpora import annotations
 from helpers.corpora.annotations import Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
+from helpers.evaluation.metrics import bootstrap, percentile_interval
 from helpers.evaluation.squad import best_score, exact_match, f1_score
 
 LONGEST_ANSWER = 16  # word pieces
@@ -28,8 +29,9 @@ LONGEST_ANSWER = 16  # word pieces
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one text. answers: ({"text", "start"}, ...), the first one is trained
-    on; empty: the text does not answer it. document: examples of one document are never split."""
+    """One question about one text. answers: ({"text", "start"}, ...), of which the first is
+    trained on; empty: the text doesn't answer it. document: all questions about one document stay
+    in one split."""
 
     id: str
     question: str
@@ -39,7 +41,7 @@ class Example:
 
     @property
     def texts(self) -> list[str]:
-        """The gold answers' texts; [""] where there is none, as the official script has it."""
+        """The gold answers' texts; [""] where there is none, as in the official script."""
         return [answer["text"] for answer in self.answers] or [""]
 
 
@@ -47,7 +49,7 @@ SETS = ("openings", "squad")
 
 
 def load(name: str = "openings") -> dict[str, list[Example]]:
-    """The questions of a set in the splits train, validation and test, split by document.
+    """The questions of a data set in the splits train, validation and test, by document.
 
     name: "openings" (the course's own) or "squad" (SQuAD 1.1, full profile; its published
     validation questions serve as our test, a tenth of its training articles as our validation).
@@ -97,8 +99,8 @@ def from_openings(openings: Sequence[Opening]) -> list[Example]:
 
 
 def check(examples: Iterable[Example]) -> list[Example]:
-    """The examples as a list; InvalidValue names the first with an empty context or question, an
-    answer that does not stand where it says, or an id that occurs twice."""
+    """The examples as a list. InvalidValue names the first with an empty context or question, an
+    answer that isn't where it says it is, or an id that occurs twice."""
     examples, seen = list(examples), set()
     if not examples:
         raise InvalidValue("there are no questions; give at least one.")
@@ -116,10 +118,10 @@ def check(examples: Iterable[Example]) -> list[Example]:
             found = example.context[start : start + len(text)] if start >= 0 else ""
             if not text.strip() or found != text:
                 elsewhere = example.context.find(text) if text.strip() else -1
-                step = f"it stands at {elsewhere}" if elsewhere >= 0 else "it is not in the text"
+                step = f"it is at {elsewhere}" if elsewhere >= 0 else "it is not in the text"
                 raise InvalidValue(
-                    f"{name}: its answer {text!r} does not stand at {start} of the context "
-                    f"({found!r} does); {step}."
+                    f"{name}: its answer {text!r} is not at {start} of the context "
+                    f"({found!r} is); {step}."
                 )
     return examples
 
@@ -128,9 +130,10 @@ class Windows:
     """Questions with overlapping windows of their texts, for ``training.fit``.
 
     texts: token ids of the N windows. types: (sum of lengths,) 0 for the question, 1 for the
-    text. owners: (N,) number of the example. offsets: for each window (T, 2), the characters of
-    each of its context's tokens in the whole text; (-1, -1) for all others. starts, ends: (N,)
-    positions of the answer's first and last token; 0 and 0 where it is not whole in this window.
+    text. owners: (N,) number of the example. offsets: for each window (T, 2), the start and end
+    of each context token in the whole text, in characters; (-1, -1) for all other tokens.
+    starts, ends: (N,) positions of the answer's first and last token; both 0 where the window
+    doesn't hold the whole answer.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Windows:
     ) -> None:
         self.texts, self.types, self.owners, self.offsets = texts, types, owners, offsets
         self.starts, self.ends, self.lengths = starts, ends, texts.lengths
+        self.truncated = 0  # what one window leaves out is in the next
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -186,9 +190,9 @@ class Windows:
         )
 
     def thin_out(self, *, kept: float = 0.33, seed: int = 42) -> "Windows":
-        """All windows with an answer and, drawn at random, this share of the others: for training,
-        where "nothing here" would be most of what is seen. Raises InvalidValue: ``kept`` outside
-        0 to 1."""
+        """All windows with an answer and, drawn at random, this share of the others. For training:
+        unthinned, most windows would say "nothing here". Raises InvalidValue: ``kept`` outside 0
+        to 1."""
         if not 0 <= kept <= 1:
             raise InvalidValue(f"kept is {kept}; it must be from 0 to 1.")
         drawn = np.random.default_rng(seed).random(len(self)) < kept
@@ -203,12 +207,12 @@ class Windows:
 def encode(
     tokenizer: Any, examples: Sequence[Example], *, max_length: int = 256, stride: int = 64
 ) -> Windows:
-    """Every question with windows of at most ``max_length`` tokens in all.
+    """Every question with the windows of its text, together at most ``max_length`` tokens.
 
-    stride: tokens of the text that two neighbouring windows share; an answer of at most so many
-    tokens is whole in at least one of them. The longest question must leave more than ``stride``
-    tokens for the text.
-    Raises InvalidValue: as ``check``, and where the windows would not move on.
+    stride: tokens that two neighbouring windows share; an answer of at most that many tokens is
+    whole in at least one of them. The longest question must leave more than ``stride`` tokens for
+    the text.
+    Raises InvalidValue: as ``check``, and where the windows would not advance.
     """
     examples = check(examples)
     limit = min(max_length, tokenizer.model_max_length)
@@ -221,10 +225,10 @@ def encode(
     room = limit - longest - tokenizer.num_special_tokens_to_add(pair=True)
     if room <= stride:
         raise InvalidValue(
-            f"max_length is {limit}: beside the longest question ("
-            f"{examples[sizes.index(longest)].id!r}, {longest} tokens) it leaves {max(0, room)} "
-            f"tokens for the text, not more than the stride of {stride}. Shorten the question, or "
-            f"give a larger max_length or a smaller stride."
+            f"max_length is {limit}: the longest question ("
+            f"{examples[sizes.index(longest)].id!r}, {longest} tokens) leaves {max(0, room)} "
+            f"tokens for the text, and that must be more than the stride of {stride}. Shorten the "
+            f"question, or give a larger max_length or a smaller stride."
         )
     rows = tokenizer(
         questions,
@@ -258,7 +262,7 @@ def encode(
 
 
 def _tokens_of(answers: Sequence[dict[str, Any]], places: np.ndarray) -> tuple[int, int]:
-    """First and last token of the preferred answer, or (0, 0) if it is not whole in the window."""
+    """First and last token of the preferred answer, or (0, 0) if the window cuts it."""
     if not answers:
         return 0, 0
     first, last = answers[0]["start"], answers[0]["start"] + len(answers[0]["text"])
@@ -271,9 +275,9 @@ def _tokens_of(answers: Sequence[dict[str, Any]], places: np.ndarray) -> tuple[i
 
 @dataclass(frozen=True)
 class Prediction:
-    """text, start: the best span of all windows and where it stands (score: its start logit plus
-    its end logit). null_score: the lowest of the windows' scores for "no answer"; their
-    difference decides, see ``answer_texts``."""
+    """text, start: the best span of all windows and its position. score: its start logit plus its
+    end logit. null_score: the lowest of the windows' scores for "no answer". The difference of
+    the two decides, see ``answer_texts``."""
 
     id: str
     text: str
@@ -283,7 +287,7 @@ class Prediction:
 
     @property
     def margin(self) -> float:
-        """score minus null_score: the higher, the surer the model is that there is an answer."""
+        """score minus null_score: the higher, the surer the model that there is an answer."""
         return self.score - self.null_score
 
 
@@ -297,7 +301,7 @@ def best_span(
     """(start, end, score) of the best span: start <= end < start + longest, both allowed.
 
     start_logits, end_logits: (T,). allowed: (T,) bool. The score is the sum of the two logits,
-    for P(start) P(end) grows with it. Raises InvalidValue: nothing is allowed.
+    because P(start) P(end) grows with it. Raises InvalidValue: nothing is allowed.
     """
     if longest < 1:
         raise InvalidValue(f"longest is {longest}; an answer has at least 1 token.")
@@ -319,8 +323,8 @@ def predict(
     longest: int = LONGEST_ANSWER,
     progress: bool = False,
 ) -> list[Prediction]:
-    """The best span for each example over all its windows; ``data`` is ``encode``'s answer for
-    these examples. longest: word pieces of an answer at most."""
+    """The best span for each example over all its windows; ``data`` is what ``encode`` returned
+    for these examples. longest: tokens per answer at most."""
     best: dict[int, tuple[float, int, int]] = {}
     null = np.full(len(examples), np.inf)
     for indices, _, output in evaluation.forward(model, data, progress=progress):
@@ -342,22 +346,22 @@ def predict(
 
 
 def answer_texts(predictions: Sequence[Prediction], threshold: float = 0.0) -> list[str]:
-    """The texts answered: "" where the margin is below ``threshold``."""
+    """The predicted texts; "" where the margin is below ``threshold``."""
     return [found.text if found.margin >= threshold else "" for found in predictions]
 
 
 def choose_threshold(predictions: Sequence[Prediction], examples: Sequence[Example]) -> float:
-    """The threshold with the best mean F1 on these (validation) examples; of equally good ones
-    the lowest. It lies half-way between two neighbouring margins, or beyond the outermost."""
+    """The threshold with the best mean F1 on these (validation) examples, and the lowest of
+    those that tie. It lies half-way between two neighbouring margins, or beyond the outermost."""
     if len(predictions) != len(examples) or not predictions:
         raise InvalidValue(
-            f"{len(predictions)} predictions for {len(examples)} examples; give one each."
+            f"{len(predictions)} predictions for {len(examples)} examples; give one for each."
         )
     order = np.argsort([found.margin for found in predictions])
     margins = np.array([predictions[i].margin for i in order])
     given = [best_score(f1_score, predictions[i].text, examples[i].texts) for i in order]
     silent = [best_score(f1_score, "", examples[i].texts) for i in order]
-    # Silent on the first k questions in the order of their margins, answered on the others.
+    # Total k: silent on the k questions with the smallest margins, answering all others.
     totals = np.concatenate([[0], np.cumsum(silent)]) + np.concatenate(
         [np.cumsum(given[::-1])[::-1], [0]]
     )
@@ -368,11 +372,12 @@ def choose_threshold(predictions: Sequence[Prediction], examples: Sequence[Examp
 
 
 def score(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Any]:
-    """Mean exact match and F1 by the official SQuAD 2.0 formula, each question's two scores, and
-    the means over the questions that have an answer and those that have none (None if there is
-    no such question)."""
+    """Mean exact match and F1 by the official SQuAD 2.0 formula, both scores of each question, and
+    the mean F1 of the questions with an answer and of those without (None if there are none)."""
     if len(examples) != len(texts) or not examples:
-        raise InvalidValue(f"{len(texts)} answers for {len(examples)} questions; give one each.")
+        raise InvalidValue(
+            f"{len(texts)} answers for {len(examples)} questions; give one for each."
+        )
     pairs = list(zip(examples, texts, strict=True))
     em = np.array([best_score(exact_match, text, example.texts) for example, text in pairs])
     f1 = np.array([best_score(f1_score, text, example.texts) for example, text in pairs])
@@ -398,8 +403,8 @@ def bootstrap_mean(
 
     values: (N,) scores. documents: (N,) names."""
     names, owner = np.unique(np.asarray(documents), return_inverse=True)
-    sums = np.bincount(owner, weights=values)
-    sizes = np.bincount(owner)
-    draws = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-    low, high = np.quantile(sums[draws].sum(1) / sizes[draws].sum(1), [0.025, 0.975])
-    return float(low), float(high)
+    sums, sizes = np.bincount(owner, weights=values), np.bincount(owner)  # (documents,) each
+    means = bootstrap(
+        lambda drawn: (drawn @ sums) / (drawn @ sizes), len(names), resamples=resamples, seed=seed
+    )
+    return percentile_interval(means)

@@ -1,9 +1,9 @@
-"""Relations between entities: every possible pair of a sentence, its two mentions marked, goes
-through a classifier of which one class is "none".
+"""Relations between entities: each possible pair of mentions in a sentence is marked and goes
+through a classifier, one of whose classes is "none".
 
-The marks are typed and made of signs that the encoder knows, ``@ * person * Tony Blair @`` for the
-head and ``# ^ organisation ^ Labour #`` for the tail, as in Zhou & Chen 2022 ("typed entity marker
-(punct)"); Soares et al. 2019 put new tokens in their place.
+The marks are typed and made of characters that the encoder knows, ``@ * person * Tony Blair @`` for
+the head and ``# ^ organisation ^ Labour #`` for the tail, as in Zhou & Chen 2022 ("typed entity
+marker (punct)"); Soares et al. 2019 add new tokens instead.
 """
 
 import re
@@ -38,10 +38,10 @@ class Mention:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two mentions of one sentence, and whether the text relates them.
+    """Two mentions in one sentence, and whether the text relates them.
 
     document: number of the text. head, tail: numbers of its mentions. text: the sentence with
-    both marked. between: the words from one to the other; order: "head first" or "tail first".
+    both marked. between: the words between the two. order: "head first" or "tail first".
     label: a class number of NAMES, 0 for none.
     """
 
@@ -57,8 +57,8 @@ class Pair:
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence: it ends at . ! ? before a capital, a digit or a quotation
-    mark, and at a line's end; not after "Mr." and the like, or an initial."""
+    """Start and end of each sentence. It ends at a line break, and at . ! ? before a capital, a
+    digit or a quotation mark, but not after "Mr." and the like or an initial."""
     bounds, start = [], 0
     for match in _END.finditer(text):
         if match[0][0] in "\n" or not _TITLES.search(text[start : match.start() + 1]):
@@ -105,8 +105,8 @@ def pairs_of(
 ) -> list[Pair]:
     """Every ordered pair of mentions in one sentence that some relation could join.
 
-    gold: {(head, tail): relation}; a pair that is not there is "none". Raises InvalidValue: a
-    relation out of the inventory.
+    gold: {(head, tail): relation}; all other pairs are "none". Raises InvalidValue: an unknown
+    relation.
     """
     gold = gold or {}
     for label in gold.values():
@@ -142,7 +142,7 @@ def pairs_of(
 
 
 def from_openings(openings: Sequence[Opening]) -> list[Pair]:
-    """The pairs of annotated openings, numbered in their order."""
+    """The pairs of annotated openings; ``document`` numbers the openings in order."""
     pairs = []
     for number, opening in enumerate(openings):
         mentions = [Mention(e.start, e.end, e.label) for e in opening.entities]
@@ -152,14 +152,16 @@ def from_openings(openings: Sequence[Opening]) -> list[Pair]:
 
 
 def thin_out(pairs: Sequence[Pair], *, per_relation: float = 2.0, seed: int = 42) -> list[Pair]:
-    """The pairs with a relation and, drawn at random, ``per_relation`` times as many without one,
-    in their order: for training only, where "none" would drown the rest."""
+    """The pairs with a relation and, drawn at random, ``per_relation`` times as many without, in
+    their order. For training only: unthinned, "none" would drown the rest."""
     if per_relation < 0:
         raise InvalidValue(f"per_relation is {per_relation}; it must be at least 0.")
     related = [row for row, pair in enumerate(pairs) if pair.label]
     others = [row for row, pair in enumerate(pairs) if not pair.label]
     size = min(len(others), round(per_relation * len(related)))
-    drawn = np.random.default_rng(seed).choice(others, size=size, replace=False) if size else []
+    drawn: Any = (
+        np.random.default_rng(seed).choice(others, size=size, replace=False) if size else []
+    )
     return [pairs[row] for row in sorted([*related, *drawn])]
 
 
@@ -172,7 +174,7 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], *, max_length: int = 96) -> En
 def scores_of(
     labels: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, number: int
 ) -> dict[str, float]:
-    """Precision, recall, F1 and support of class ``number``; a quotient 0/0 counts as 0."""
+    """Precision, recall, F1 and support of class ``number``; 0/0 counts as 0."""
     labels, predicted = check_pair(labels, predicted)
     hits = int(np.sum((labels == number) & (predicted == number)))
     found, wanted = int(np.sum(predicted == number)), int(np.sum(labels == number))
@@ -190,14 +192,14 @@ def macro_f1(
     *,
     strict: bool = True,
 ) -> float:
-    """The mean of the relations' F1 over those that occur among ``labels``; "none" is no relation
-    and has no F1 of its own, but a relation found where none is costs that relation precision.
+    """The mean F1 of the relations that occur among ``labels``. "none" isn't a relation and has no
+    F1, but a relation predicted where there is none lowers that relation's precision.
 
-    Raises InvalidValue where no label is a relation (0.0 with ``strict`` off)."""
+    Raises InvalidValue if no label is a relation; with ``strict`` off, returns 0.0."""
     labels, predicted = check_pair(labels, predicted)
     numbers = sorted(set(labels.tolist()) - {0})
     if not numbers and strict:
-        raise InvalidValue("no pair has a relation; there is nothing to score.")
+        raise InvalidValue("no pair has a relation, so there is nothing to score.")
     scores = [scores_of(labels, predicted, number)["f1"] for number in numbers]
     return float(np.mean(scores)) if scores else 0.0
 
@@ -215,8 +217,8 @@ def _as_words(pair: Pair) -> str:
 
 
 class TypesBaseline:
-    """The baseline that sees only the two entity labels and which comes first: the commonest
-    class of such pairs in training."""
+    """The baseline that sees only the two entity labels and which comes first: it answers with
+    the most frequent class of such pairs in training."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         votes: dict[tuple[str, str, str], Counter] = defaultdict(Counter)

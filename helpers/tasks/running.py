@@ -1,5 +1,4 @@
-"""What every training run from the command line shares: its options, the order of its stages,
-and what it writes: ``out/model`` and then ``out/metrics.json``, each whole or not at all."""
+"""Any task from its name to its numbers: ``get`` it, ``train`` it, ``evaluate`` what was saved."""
 
 import json
 from collections.abc import Callable
@@ -10,24 +9,58 @@ from typing import Any
 from accelerate import PartialState
 
 from helpers import models, runtime, training
-from helpers.batches import Batches
-from helpers.errors import CourseError, InvalidValue
-from helpers.files import write_text
+from helpers.corpora.tables import ENDINGS, is_table
+from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers.files import model_folder, write_text
+from helpers.models import lora
+from helpers.tasks import classification, extraction
+from helpers.tasks.task import Task
+
+TASKS = classification.TASKS | extraction.TASKS
 
 
-def say_nothing(line: str) -> None:
-    """The default of ``RunOptions.say``."""
+def get(
+    name: str | Path, *, text_column: str | None = None, label_column: str | None = None
+) -> Task:
+    """The task ``name``, or one made from a file of your own: a table of texts and labels, or
+    questions in SQuAD form (.json).
+
+    text_column, label_column: of a table; None: "text" and "label". Raises InvalidValue: no such
+    task or file, or columns for what isn't a table.
+    """
+    path = Path(name)
+    table, questions = is_table(path), path.suffix.lower() == ".json"
+    if (text_column or label_column) and not table:
+        raise InvalidValue(
+            f"text_column and label_column are for a table of your own ({', '.join(ENDINGS)}); "
+            f"{name} isn't one."
+        )
+    if str(name) in TASKS:
+        return TASKS[str(name)]
+    if table or questions:
+        if not path.is_file():
+            raise InvalidValue(f"there is no file {path}; check the path.")
+        if questions:
+            return extraction.Questions(path)
+        return classification.OwnTable(path, text_column or "text", label_column or "label")
+    if path.is_file():
+        raise InvalidValue(
+            f"{path} can't be trained on; a file of your own ends in {', '.join(ENDINGS)}, .json."
+        )
+    raise unknown_name("task", str(name), TASKS)
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What one run is told; None leaves a setting to the task.
+class RunSettings:
+    """The settings of one training run; None leaves a choice to the task.
 
     out: folder for ``model/``, ``metrics.json`` and, with ``checkpoint_every``, ``checkpoints/``.
-    model: name or folder of the pretrained encoder. examples: training examples (texts, openings
-        or questions). batch_size: examples of one optimiser step over all processes.
+    model: name or folder of the pretrained encoder (None: the profile's).
+    examples: training examples to use. epochs: passes over them.
+    batch_size: examples per optimiser step, over all processes.
+    lora_rank, lora_alpha: train an adapter and the head alone, as in ``lora.add_lora``; the saved
+        model has it merged in. None: train all weights.
     max_steps, checkpoint_every: steps. resume: go on from the last checkpoint.
-    say: called with one line at each stage.
     """
 
     out: Path
@@ -36,124 +69,177 @@ class RunOptions:
     epochs: float | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
     seed: int = 42
     max_steps: int | None = None
     checkpoint_every: int | None = None
     resume: bool = False
     progress: bool = True
-    say: Callable[[str], None] = say_nothing
 
-    def training_config(
-        self, *, epochs: float, learning_rate: float, batch_size: int, **settings: Any
-    ) -> training.TrainingConfig:
-        """The configuration of ``fit``: the task's own settings unless the options name others.
-        Raises InvalidValue for one out of its range."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        if self.lora_alpha is not None and self.lora_rank is None:
+            raise InvalidValue(
+                f"lora_alpha is {self.lora_alpha:g}, but no adapter is asked for: give its rank."
+            )
+
+    def training_config(self, task: Task) -> training.TrainingConfig:
+        """What ``training.fit`` is given: the task's defaults where a setting is None. Raises
+        InvalidValue for a value out of its range, or an adapter that the task can't train."""
+        defaults, adapted = task.defaults, self.lora_rank is not None
+        if adapted and defaults.lora_learning_rate is None:
+            raise InvalidValue(
+                f"task {task.name!r} trains all weights; an adapter is for text classifiers: "
+                f"{', '.join(classification.TASKS)} and a table of your own."
+            )
+        rate = defaults.lora_learning_rate if adapted else defaults.learning_rate
         keep = self.checkpoint_every or self.resume
         return training.TrainingConfig(
-            epochs=epochs if self.epochs is None else self.epochs,
-            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
-            batch_size=batch_size if self.batch_size is None else self.batch_size,
+            epochs=_or(self.epochs, defaults.epochs),
+            learning_rate=_or(self.learning_rate, rate),
+            batch_size=_or(self.batch_size, defaults.batch_size),
+            consistency=defaults.consistency,
+            metric=defaults.metric,
             seed=self.seed,
             max_steps=self.max_steps,
             checkpoint_every=self.checkpoint_every,
-            checkpoint_folder=Path(self.out) / "checkpoints" if keep else None,
+            checkpoint_folder=self.out / "checkpoints" if keep else None,
             resume=self.resume,
             progress=self.progress,
-            **settings,
         )
 
-    def model_name(self) -> str:
-        """The model asked for, or the profile's encoder."""
-        return self.model or models.default_model(runtime.detect().profile)
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
-def finished_run(options: RunOptions) -> dict[str, Any] | None:
-    """The metrics of a finished run that is to be resumed, else None. Raises InvalidValue if
-    ``out`` is a file, CourseError if it holds a run that is not to be resumed."""
-    out = Path(options.out)
-    if out.exists() and not out.is_dir():
-        raise InvalidValue(f"--out {out} is a file; name a folder that is new or empty.")
-    if not options.resume and any(
-        (out / part).exists() for part in ("metrics.json", "checkpoints")
-    ):
-        raise CourseError(
-            f"{out} already holds a run, and nothing of it is overwritten. Continue it with "
-            f"--resume, name another folder with --out, or remove this one first."
-        )
-    finished = out / "metrics.json"
-    if options.resume and finished.exists():
-        options.say(f"{out} holds a finished run; nothing is left to resume.")
-        return json.loads(finished.read_text(encoding="utf-8"))
-    return None
-
-
-def run(
-    options: RunOptions,
-    config: training.TrainingConfig,
-    *,
-    task: str,
-    what: str,
-    model: Any,
-    tokenizer: Any,
-    train: Batches,
-    validation: Batches,
-    judge: Callable[[Any], dict[str, Any]],
-    finish: Callable[[Any], Any] = lambda model: model,
-    note: str = "",
+def train(
+    task: Task, settings: RunSettings, *, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any] | None:
-    """Train, judge and save. Under ``torchrun`` or ``accelerate launch`` every process trains,
-    and only the main one judges, writes and returns the metrics (the others return None).
+    """Fine-tune a pretrained encoder on ``task``, save it, judge it on the test rows beside the
+    task's baselines, and return the metrics, which are in ``out/metrics.json`` too.
 
-    what: the data in words. judge: the trained model -> what is added to the metrics (``test``,
-    ``baseline`` and others). finish: what is done to the model before it is judged and saved.
-    note: stands behind the number of parameters in what is said.
+    The weights of the best epoch on the validation rows are kept. Under ``torchrun`` or
+    ``accelerate launch`` every process trains; the main one alone saves, judges and returns the
+    metrics, the others return None. report: called with a line of text at each stage.
+    Raises InvalidValue (a setting out of range, an unknown name), CourseError (``out`` holds a
+    run already, a file of your own can't be used, training failed).
     """
-    detected, name = runtime.detect(seed=options.seed), options.model_name()
-    millions = models.count_parameters(model) / 1e6
-    options.say(
-        f"{task}: {what}; {name}, {millions:.1f} M parameters{note}; "
-        f"{detected.device}, {detected.precision} ({detected.precision_reason})"
+    config = settings.training_config(task)
+    if finished := _finished_run(settings):
+        report(f"{settings.out} holds a finished run; nothing is left to resume.")
+        return finished
+    detected = runtime.detect(seed=settings.seed)
+    name = settings.model or models.default_model(detected.profile)
+
+    data, origin = task.load(settings.examples), task.origin()
+    report(f"{task.name}: {task.describe(data)}")
+    tokenizer = _cut(models.load_tokenizer(name), task)
+    # The test rows too: whatever can't be encoded should fail now, not after the training.
+    encoded: dict[str, Any] = {
+        split: task.encode(tokenizer, rows, training=split == "train")
+        for split, rows in data.items()
+    }
+    model = task.head.build(name, seed=settings.seed, dropout=task.defaults.dropout)
+    model, adapter = _add_adapter(model, settings)
+    report(
+        f"{name}, {models.count_parameters(model) / 1e6:.1f} M parameters"
+        + (f", {adapter['trainable_parameters']:,} of them trained" if adapter else "")
+        + f"; {detected.device}, {detected.precision} ({detected.precision_reason})"
     )
-    history = training.fit(model, train, validation, config)
+    history = training.fit(model, encoded["train"], encoded["validation"], config)
     for event in history.events:
-        options.say(event)
+        report(event)
     if not PartialState().is_main_process:
         return None
-    model = finish(model)
-    options.say("judging on the test set, and fitting the baselines on the same training set")
+    # Saved before it is judged: nothing that fails from here on can cost the trained model.
+    if adapter:
+        model = lora.merge(model)
+    models.save_trained(model, tokenizer, settings.out / "model")
+    report("judging on the test set, and fitting the baselines on the same training set")
     metrics = {
-        "task": task,
+        "task": task.name,
         "model": name,
-        "seed": options.seed,
+        "seed": settings.seed,
         "device": detected.device,
         "precision": detected.precision,
         "processes": history.processes,
-        **judge(model),
+        "lora": adapter,
+        "examples": len(data["train"]),
+        "max_length": tokenizer.model_max_length,
+        "truncated": {split: rows.truncated for split, rows in encoded.items()},
+        **origin,
+        **task.judge(model, encoded, data),
         "train_seconds": history.seconds,
         "examples_per_second": history.examples_per_second,
         "losses": history.losses,
         "evaluations": history.evaluations,
     }
-    out = Path(options.out)
-    models.save_trained(model, tokenizer, out / "model")
-    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(settings.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
-def recorded(folder: Path, key: str, default: Any = None) -> Any:
-    """What the metrics.json of a run's folder says under ``key``; ``default`` without one."""
-    path = Path(folder) / "metrics.json"
-    return (
-        json.loads(path.read_text(encoding="utf-8")).get(key, default) if path.exists() else default
+def evaluate(folder: Path, task: Task) -> dict[str, Any]:
+    """Scores of a saved model on the test rows of ``task``, beside the baselines.
+
+    folder: what ``train`` wrote, or any folder with a model that has the task's head and labels.
+    Raises CourseError (no model there, or a file of your own that has changed since the training),
+    InvalidValue (a model for another task).
+    """
+    model, tokenizer = load_run(folder)
+    record = recorded_run(Path(folder))
+    task = task.as_trained(record)
+    task.head.check(model, task.name)
+    data = task.load(record.get("examples"))
+    tokenizer = _cut(tokenizer, task)
+    encoded = {split: task.encode(tokenizer, data[split]) for split in ("validation", "test")}
+    return {
+        "task": task.name,
+        "model": str(folder),
+        "examples": len(data["train"]),
+        **task.judge(model, encoded, data),
+    }
+
+
+def _cut(tokenizer: Any, task: Task) -> Any:
+    tokenizer.model_max_length = min(task.defaults.max_length, tokenizer.model_max_length)
+    return tokenizer
+
+
+def _add_adapter(model: Any, settings: RunSettings) -> tuple[Any, dict[str, Any] | None]:
+    """The model with the adapter that the settings ask for, and what metrics.json says of it."""
+    if settings.lora_rank is None:
+        return model, None
+    model = lora.add_lora(
+        model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
     )
+    count = models.count_parameters(model, trainable_only=True)
+    return model, (lora.settings(model) or {}) | {"trainable_parameters": count}
+
+
+def _finished_run(settings: RunSettings) -> dict[str, Any]:
+    """The metrics of a finished run that is to be resumed, else nothing. Raises InvalidValue if
+    ``out`` is a file, CourseError if it holds a run that isn't to be resumed."""
+    out = settings.out
+    if out.exists() and not out.is_dir():
+        raise InvalidValue(f"--out {out} is a file; name a folder that is new or empty.")
+    if settings.resume:
+        return recorded_run(out)
+    if any((out / part).exists() for part in ("metrics.json", "model", "checkpoints")):
+        raise CourseError(
+            f"{out} already holds a run, and nothing of it is overwritten. Continue it with "
+            f"--resume, name another folder with --out, or remove this one first."
+        )
+    return {}
+
+
+def recorded_run(folder: Path) -> dict[str, Any]:
+    """What the metrics.json of a run's folder says; nothing without one."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def load_run(folder: Path) -> tuple[Any, Any]:
     """The model and tokenizer in ``folder/model``, or in ``folder`` itself."""
     return models.load_trained(model_folder(folder))
-
-
-def model_folder(folder: Path) -> Path:
-    """``folder/model`` where it is there, as in what ``run`` wrote; else ``folder`` itself."""
-    folder = Path(folder)
-    return folder / "model" if (folder / "model").is_dir() else folder

@@ -1,4 +1,4 @@
-"""Questions of one's own: a JSON file in SQuAD form, checked field by field, and its split."""
+"""Your own questions: a JSON file in SQuAD form, checked field by field, and its split."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ def read_squad(path: str | Path) -> list[Example]:
     """The questions of a JSON file in SQuAD form (1.1 or 2.0; Rajpurkar et al. 2018):
     ``{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers":
     [{"text", "answer_start"}], "is_impossible"}]}]}]}``. title and is_impossible may be missing;
-    a question with an empty list of answers is not answered by its context.
+    an empty list of answers means that the context doesn't answer the question.
 
     Raises CourseError: the file cannot be read, is not JSON, or lacks a field (the place is
     named); InvalidValue: as ``check``, or is_impossible that contradicts the answers.
@@ -30,7 +30,7 @@ def read_squad(path: str | Path) -> list[Example]:
     except UnicodeDecodeError as error:
         raise CourseError(f"{path.name} cannot be read: {error}. Save it as UTF-8.") from None
     except ValueError as error:
-        raise CourseError(f"{path.name} cannot be read, for it is not JSON: {error}.") from None
+        raise CourseError(f"{path.name} cannot be read as JSON: {error}.") from None
     try:
         return check(_examples(content))
     except _FormError as error:
@@ -88,14 +88,14 @@ def _example(asked: Any, context: str, document: str, place: str) -> Example:
 
 def split_by_document(examples: Sequence[Example], *, seed: int = 42) -> dict[str, list[Example]]:
     """70 % of the documents for training, 10 % for validation, 20 % for testing (at least one
-    each), drawn from ``seed``; the examples stay in their order.
+    each), drawn from ``seed``; the examples keep their order.
     Raises InvalidValue: fewer than three documents."""
     documents = sorted({example.document for example in examples})
     if len(documents) < 3:
         raise InvalidValue(
             f"the number of documents that the questions are about is {len(documents)}; at least "
             f"3 are needed, because questions about one document must stay in one split. In a "
-            f"SQuAD file each article of data is a document: give each text its own."
+            f"SQuAD file each article in data is a document: give each text its own."
         )
     order = np.random.default_rng(seed).permutation(len(documents))
     test = max(1, len(documents) // 5)
