@@ -15,7 +15,7 @@ LAB_OPTIONS ?=
 INSTALLED := .venv/.installed
 RUN := $(BIN)/python
 
-.PHONY: lab test lint fetch test-code test-lessons slow benchmark notebooks sync clean
+.PHONY: lab test lint fetch test-code test-lessons slow benchmark mutants notebooks sync clean
 
 lab: $(INSTALLED)
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_OPTIONS)
@@ -24,6 +24,8 @@ test: lint fetch test-code test-lessons
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check helpers tests tools
+	$(RUN) -m ruff format --check helpers tests tools
+	$(RUN) -m mypy
 	$(RUN) tools/notebooks.py check
 
 fetch: $(INSTALLED)
@@ -43,6 +45,10 @@ slow: $(INSTALLED) fetch
 # Speed against the alternatives, as ratios within one run.
 benchmark: $(INSTALLED) fetch
 	$(RUN) -m pytest -s tests/benchmarks
+
+# Do the tests notice when the code is changed? `make mutants ROOM=losses` asks one room alone.
+mutants: $(INSTALLED) fetch
+	$(RUN) tools/mutants.py $(ROOM)
 
 # For authors: run every lesson from a fresh kernel and store its outputs.
 notebooks: $(INSTALLED) fetch

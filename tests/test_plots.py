@@ -8,6 +8,7 @@ import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgb
 
 from helpers import plots
 
@@ -27,13 +28,27 @@ def labels_of(ticks):
     return [tick.get_text() for tick in ticks]
 
 
-def test_style_sets_readable_sizes():
+# Okabe & Ito 2008, "Color Universal Design": told apart by people who confuse red and green.
+# Without their yellow (240, 228, 66), which is hard to see on white.
+OKABE_ITO = {(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (0, 114, 178), (213, 94, 0)}
+OKABE_ITO |= {(204, 121, 167)}
+
+
+def test_the_style_draws_in_colours_that_the_colour_blind_can_tell_apart():
     with plt.rc_context():
         plots.style()
-        assert plt.rcParams["figure.dpi"] == 90
-        assert plt.rcParams["font.size"] >= 10
-        colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-        assert tuple(colours) == plots.PALETTE
+        lines = plt.subplots()[1].plot(np.eye(7))
+    drawn = [tuple(round(255 * part) for part in to_rgb(line.get_color())) for line in lines]
+    assert len(set(drawn)) == 7 and set(drawn) == OKABE_ITO
+
+
+def test_the_style_fits_a_page_and_is_not_smaller_than_matplotlibs_own(tmp_path):
+    with plt.rc_context():
+        plots.style()
+        plt.figure().savefig(tmp_path / "figure.png")
+        assert plt.rcParams["font.size"] >= matplotlib.rcParamsDefault["font.size"]
+    height, width, _ = plt.imread(tmp_path / "figure.png").shape
+    assert 500 <= width <= 700 and height < width
 
 
 def test_loss_curve_draws_a_sequence(ax):

@@ -27,6 +27,7 @@ ROOMS = SETTINGS["mutants"]
 MESSAGES = [r"raise \w+\(", r'^\s*f?"(?:[^"\\]|\\.)*"[,)]*$']
 # pytest collects all garbage at the end of each run, which here takes longer than the tests.
 QUICK = ["no:cacheprovider", "no:unraisableexception", "no:threadexception", "no:faulthandler"]
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"  # begins the lines that show mutmut's progress
 OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 33: "no test", None: "not run"}
 
 
@@ -81,7 +82,8 @@ def mutmut(folder: Path, *arguments: str) -> str:
         encoding="utf-8",
     )
     if done.returncode:
-        sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+        lines = f"{done.stdout}\n{done.stderr}".splitlines()
+        sys.exit("\n".join(line for line in lines[-200:] if line and line[0] not in SPINNER))
     return done.stdout
 
 
