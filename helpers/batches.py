@@ -1,9 +1,8 @@
-"""Texts as flat token ids, and batches of them cut in an order that depends only on a seed.
+"""From texts to batches of tensors: token ids, padding, masks, and the order of the batches.
 
-What ``training.fit`` and ``evaluation.predict`` eat is anything with four things: ``len(data)``,
-``data.lengths`` (tokens of each example), ``data.batch(indices, generator)`` (a dictionary of
-tensors for the model, loss included) and ``data.count_items(batch)`` (what the model's mean loss
-was divided by).
+``training.fit`` and ``evaluation.predict`` accept any object that provides what ``Batches``
+lists. This module has three of them: ``EncodedTexts`` (texts with labels), ``LanguageBlocks``
+(causal language modelling) and ``MaskedTexts`` (masked language modelling).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,29 +13,50 @@ import torch
 from torch import Tensor
 
 from helpers.errors import InvalidValue
+from helpers.losses import IGNORED
 
-IGNORED = -100  # the label that transformers' losses leave out
-_CHUNK = 1000  # texts handed to the tokenizer at once, so that its memory stays bounded
+Indices = Sequence[int] | np.ndarray
+_CHUNK = 1000  # texts per call of the tokenizer, so that its memory stays bounded
 
 
 class Batches(Protocol):
-    """The batching protocol; see the module's docstring."""
+    """Examples that can be cut into batches."""
 
-    lengths: np.ndarray
+    lengths: np.ndarray  # (N,) tokens of each example
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """N, the number of examples."""
+        ...
+
     def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]: ...
-    def count_items(self, batch: dict[str, Tensor]) -> int: ...
+        self, indices: Indices, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The model's arguments for these examples, labels included, so that it returns a loss.
+
+        Whatever is random is drawn from ``generator``, so that a resumed run sees the same batches.
+        """
+        ...
+
+    def count_items(self, batch: dict[str, Tensor]) -> int:
+        """How many items the loss of this batch is a mean over: examples, or tokens with a label.
+
+        Batches hold different numbers of items. Losses of several batches are therefore multiplied
+        by their counts, added up and divided once; the mean of their means would be another number.
+        """
+        ...
+
+
+# -- texts with labels -----------------------------------------------------------------------------
 
 
 class EncodedTexts:
     """Token ids of N texts, end to end without padding, and their labels.
 
-    ids: (sum of lengths,) int32. offsets: (N + 1,) int64, where each text starts.
-    labels: (N,) int64 class numbers or float32 values, or None.
-    truncated: how many texts were longer than the limit. pad_token_id: fills batches on the right.
+    ids: (sum of lengths,) int32.
+    offsets: (N + 1,) int64, the place in ``ids`` where each text starts, and the end of the last.
+    labels: (N,), int64 class numbers or float32 values, or None.
+    truncated: how many texts were cut because they were longer than the limit.
+    pad_token_id: fills the batches on the right.
     """
 
     def __init__(
@@ -56,15 +76,17 @@ class EncodedTexts:
         return len(self.lengths)
 
     def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
+        self, indices: Indices, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` (B, T) int64, T the longest of these texts, and
-        ``labels`` (B,) where there are any. Nothing is random here: ``generator`` is not used."""
+        """``input_ids`` and ``attention_mask``, both (B, T) int64, where T is the length of the
+        longest of these texts, and ``labels`` (B,) if there are any. Nothing here is random, so
+        ``generator`` is not used."""
         rows = row_numbers(indices, len(self))
-        lengths = self.lengths[rows]
-        columns = np.arange(lengths.max())
+        lengths = self.lengths[rows]  # (B,)
+        columns = np.arange(lengths.max())  # (T,)
         filled = columns < lengths[:, None]  # (B, T)
         input_ids = np.full(filled.shape, self.pad_token_id, dtype=np.int64)
+        # One indexing operation copies all tokens; a Python loop over the texts would be slower.
         input_ids[filled] = self.ids[(self.offsets[rows, None] + columns)[filled]]
         batch = {
             "input_ids": torch.from_numpy(input_ids),
@@ -75,7 +97,7 @@ class EncodedTexts:
         return batch
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Examples: a classifier's loss is the mean over them."""
+        """Examples, because a classifier's loss is the mean over examples."""
         return len(batch["input_ids"])
 
 
@@ -87,13 +109,14 @@ def encode(
     max_length: int = 128,
     label_count: int | None = None,
 ) -> EncodedTexts:
-    """Token ids of ``texts``, as the tokenizer itself gives them with truncation.
+    """Token ids of ``texts``, the same that the tokenizer returns with truncation.
 
-    max_length: tokens of a text at most, special tokens included; the tokenizer's own
-        ``model_max_length`` is a second limit. Longer texts are cut and counted in ``truncated``.
-    labels: one a text: class numbers, or real numbers for a regression.
-    label_count: number of classes; labels must lie in 0 .. label_count - 1.
-    Raises InvalidValue: no texts, an empty one (its row is named), a label outside the classes.
+    max_length: the most tokens per text, including special tokens. The tokenizer's own
+        ``model_max_length`` also applies. Longer texts are cut and counted in ``truncated``.
+    labels: one per text: class numbers, or real numbers for a regression.
+    label_count: the number of classes; labels must be in 0 .. label_count - 1.
+    Raises InvalidValue if there are no texts, if a text is empty (the message names its row), or
+    if a label is outside the classes.
     """
     if len(texts) == 0:
         raise InvalidValue("there are no texts to encode; give at least one.")
@@ -104,12 +127,16 @@ def encode(
             f"({least - 1} special tokens and one of the text)."
         )
     limit = min(max_length, tokenizer.model_max_length)
-    pieces, lengths, truncated = [], [], 0
-    for start, chunk in checked_chunks(texts):
+    pieces: list[np.ndarray] = []
+    lengths: list[int] = []
+    truncated = 0
+    for start, chunk in _checked_chunks(texts):
         rows = tokenizer(chunk, add_special_tokens=True, verbose=False)["input_ids"]
         for row, ids in enumerate(rows):
-            if len(ids) < least:
+            if len(ids) < least:  # a text of characters that the tokenizer removes
                 raise _empty_text(start + row, chunk[row])
+        # Full lengths come first, to count the texts that are too long. Only those are encoded
+        # again: the tokenizer knows which special tokens must survive the cut.
         long = [row for row, ids in enumerate(rows) if len(ids) > limit]
         if long:
             cut = tokenizer([chunk[row] for row in long], truncation=True, max_length=limit)
@@ -127,94 +154,14 @@ def encode(
     )
 
 
-def length_grouped_batches(
-    lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int, pool: int = 50
-) -> list[np.ndarray]:
-    """Every index of ``lengths`` exactly once, in batches whose texts are about equally long.
-
-    The order depends on (seed, epoch) alone: indices are shuffled, each ``pool`` of batches is
-    sorted by length and cut, and the batches are shuffled again. The last batch of the last pool
-    holds what is left over. Inside a batch, indices run from the longest text to the shortest.
-    """
-    if batch_size < 1:
-        raise InvalidValue(f"batch_size is {batch_size}; it must be at least 1.")
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    batches = []
-    for start in range(0, len(order), pool * batch_size):
-        part = order[start : start + pool * batch_size]
-        part = part[np.argsort(-lengths[part], kind="stable")]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    return [batches[i] for i in random.permutation(len(batches))]
-
-
-def sorted_batches(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[np.ndarray]:
-    """Every index once, from the longest text to the shortest, in batches of at most
-    ``tokens_per_batch`` tokens with padding (at least one text each): for evaluation."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, tokens_per_batch // int(max(1, lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
-
-
-def take_rows(batch: dict[str, Tensor], rows: slice | Sequence[int]) -> dict[str, Tensor]:
-    """Some examples of a batch, without the columns that are padding in all of them."""
-    part = {name: tensor[rows] for name, tensor in batch.items()}
-    mask = part.get("attention_mask")
-    if mask is None:
-        return part
-    width, used = mask.shape[1], int(mask.any(dim=0).nonzero()[-1]) + 1
-    if used == width:
-        return part
-    return {
-        name: tensor[:, :used].contiguous()
-        if tensor.dim() > 1 and tensor.shape[1] == width
-        else tensor
-        for name, tensor in part.items()
-    }
-
-
-def row_numbers(indices: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
-    """``indices`` as an array; raises InvalidValue if it is empty or leaves 0 .. count - 1."""
-    rows = np.asarray(indices)
-    if rows.size == 0:
-        raise InvalidValue("a batch needs at least one index.")
-    if rows.min() < 0 or rows.max() >= count:
-        raise InvalidValue(
-            f"indices from {rows.min()} to {rows.max()} asked for; there are 0 to {count - 1}."
-        )
-    return rows
-
-
-def _empty_text(row: int, text: str) -> InvalidValue:
-    return InvalidValue(
-        f"text {row} is empty ({text!r}): it has no token to learn from. Remove that row."
-    )
-
-
-def checked_chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Runs of ``texts`` for the tokenizer, each with the row of its first text. Raises
-    InvalidValue, with the row, for what is not a text or an empty one."""
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
-        for row, text in enumerate(chunk, start):
-            if not isinstance(text, str):
-                raise InvalidValue(f"text {row} is {text!r}, which is not a string.")
-            if not text.strip():
-                raise _empty_text(row, text)
-        yield start, chunk
-
-
 def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarray:
     values = np.asarray(labels)
     if values.shape != (count,):
-        raise InvalidValue(f"{count} texts have labels of shape {values.shape}; give one a text.")
+        raise InvalidValue(f"{count} texts have labels of shape {values.shape}; give one per text.")
     if values.dtype.kind == "f" and label_count is None:
         return values.astype(np.float32)
     if values.dtype.kind not in "iub":
-        raise InvalidValue(f"labels are {values.dtype}; class numbers are whole numbers.")
+        raise InvalidValue(f"labels are {values.dtype}; class numbers must be whole numbers.")
     highest = np.iinfo(np.int64).max if label_count is None else label_count - 1
     wrong = np.flatnonzero((values < 0) | (values > highest))
     if wrong.size:
@@ -225,11 +172,14 @@ def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarra
     return values.astype(np.int64)
 
 
+# -- causal language modelling ---------------------------------------------------------------------
+
+
 class LanguageBlocks:
     """Token ids cut into N blocks of equal length, for training a causal language model.
 
-    blocks: (N, T) int32. dropped: tokens at the very end that did not fill a block.
-    ``labels`` equal ``input_ids``: the model shifts them, so a block has T - 1 predictions.
+    blocks: (N, T) int32.
+    dropped: tokens at the very end that didn't fill a block.
     """
 
     def __init__(self, blocks: np.ndarray, *, dropped: int = 0) -> None:
@@ -240,41 +190,44 @@ class LanguageBlocks:
         return len(self.blocks)
 
     def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
+        self, indices: Indices, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """``input_ids`` and ``labels``, both (B, T) int64. ``generator`` is not used."""
+        """``input_ids`` and ``labels``, both (B, T) int64 and equal: the model shifts the labels
+        itself. ``generator`` is not used."""
         rows = row_numbers(indices, len(self))
-        input_ids = torch.from_numpy(self.blocks[rows].astype(np.int64))
+        input_ids = torch.from_numpy(self.blocks[rows].astype(np.int64))  # (B, T)
         return {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Predictions: every position but each block's first."""
+        """Predictions: T - 1 per block, because nothing predicts its first token."""
         return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
 def language_blocks(tokenizer: Any, texts: Sequence[str], *, length: int) -> LanguageBlocks:
-    """All texts one after another, each ended by the tokenizer's end token if it has one, cut
-    into blocks of ``length`` tokens (at least 2).
+    """All texts joined end to end, each followed by the tokenizer's end token if it has one, and
+    cut into blocks of ``length`` tokens (at least 2). There is no padding, so no computation is
+    wasted on it.
 
-    Raises InvalidValue: no texts, an empty one, or not enough text for one block.
+    Raises InvalidValue if a text is empty, or if the texts don't fill one block.
     """
     if length < 2:
         raise InvalidValue(f"length is {length}; a block needs at least 2 tokens, one to predict.")
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    pieces = []
-    for _, chunk in checked_chunks(texts):
+    pieces = [np.empty(0, np.int32)]
+    for _, chunk in _checked_chunks(texts):
         rows = tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]
         pieces.append(np.fromiter((id for ids in rows for id in [*ids, *end]), dtype=np.int32))
-    ids = np.concatenate(pieces) if pieces else np.empty(0, np.int32)
-    count = len(ids) // length
+    ids = np.concatenate(pieces)
+    count, dropped = divmod(len(ids), length)
     if count == 0:
         raise InvalidValue(
             f"the texts have {len(ids)} tokens, fewer than one block of {length}. "
             f"Give more text or a smaller length."
         )
-    return LanguageBlocks(
-        ids[: count * length].reshape(count, length), dropped=len(ids) - count * length
-    )
+    return LanguageBlocks(ids[: count * length].reshape(count, length), dropped=dropped)
+
+
+# -- masked language modelling ---------------------------------------------------------------------
 
 
 def mask_tokens(
@@ -286,18 +239,22 @@ def mask_tokens(
     generator: torch.Generator | None = None,
     probability: float = 0.15,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's masking (Devlin et al. 2019, 3.1): choose each ordinary token with ``probability``;
-    of the chosen, 80 % become the mask token, 10 % a random token, 10 % stay.
+    """BERT's masking: choose each ordinary token with ``probability``. Of the chosen ones, 80 %
+    become the mask token, 10 % a random token, and 10 % stay as they are.
 
-    input_ids: (B, T). special_tokens_mask: (B, T) bool, True where nothing may be chosen (special
-    tokens and padding). Returns the masked ids and the labels, both (B, T): the original token
-    where one was chosen, -100 elsewhere.
+    input_ids: (B, T).
+    special_tokens_mask: (B, T), True where no token may be chosen (special tokens and padding).
+    Returns the masked ids and the labels, both (B, T). A label is the original token where it
+    was chosen, and -100 elsewhere.
+    Source: Devlin et al. 2019 (BERT), section 3.1.
     """
     if not 0 < probability <= 1:
         raise InvalidValue(f"probability is {probability}; it must be above 0 and at most 1.")
     chance = torch.rand(input_ids.shape, generator=generator)
-    chosen = (chance < probability) & ~special_tokens_mask.bool()
+    chosen = (chance < probability) & ~special_tokens_mask.bool()  # (B, T)
     labels = input_ids.masked_fill(~chosen, IGNORED)
+    # Fine-tuning never shows a mask token. With 20 % of the chosen tokens shown as words, right or
+    # wrong, the model has to represent every word well, not only the masked ones.
     kind = torch.rand(input_ids.shape, generator=generator)
     random_ids = torch.randint(vocabulary_size, input_ids.shape, generator=generator)
     masked = input_ids.masked_fill(chosen & (kind < 0.8), mask_token_id)
@@ -306,15 +263,15 @@ def mask_tokens(
 
 
 class MaskedTexts:
-    """Encoded texts with words masked anew in every batch, for masked-language modelling.
+    """Encoded texts that are masked anew in every batch, so that each epoch hides other words.
 
-    The masks come from the generator that ``batch`` is given: ``fit`` seeds one from the run's
-    seed and the step. Without one, a batch's masks are the same each time it is asked for.
+    The masks are drawn from the generator given to ``batch``; ``fit`` seeds one from the seed of
+    the run and the step. Without a generator, the same indices always get the same masks.
     """
 
     def __init__(self, texts: EncodedTexts, tokenizer: Any, *, probability: float = 0.15) -> None:
         if tokenizer.mask_token_id is None:
-            raise InvalidValue("this tokenizer has no mask token; use one of a masked model.")
+            raise InvalidValue("this tokenizer has no mask token; use that of a masked model.")
         self.texts, self.probability = texts, probability
         self.mask_token_id, self.vocabulary_size = tokenizer.mask_token_id, len(tokenizer)
         self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
@@ -324,7 +281,7 @@ class MaskedTexts:
         return len(self.texts)
 
     def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
+        self, indices: Indices, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """``input_ids`` (masked), ``attention_mask`` and ``labels``, all (B, T) int64."""
         batch = self.texts.batch(indices)
@@ -340,5 +297,93 @@ class MaskedTexts:
         return batch
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Chosen tokens: those with a label."""
+        """The chosen tokens, which are those with a label."""
         return int((batch["labels"] != IGNORED).sum())
+
+
+# -- the order of the batches ----------------------------------------------------------------------
+
+
+def length_grouped_batches(
+    lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int, pool: int = 50
+) -> list[np.ndarray]:
+    """Batches of similar length for training: every index of ``lengths`` exactly once.
+
+    Sorting all texts by length would waste the least padding, but every epoch would then show the
+    same batches, from long to short. So the indices are shuffled, each ``pool`` of batches is
+    sorted by length and cut, and the batches are shuffled again. The order depends only on
+    (seed, epoch).
+
+    The last batch of the last pool holds what is left over. Within a batch, the texts run from
+    longest to shortest.
+    """
+    if batch_size < 1:
+        raise InvalidValue(f"batch_size is {batch_size}; it must be at least 1.")
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), pool * batch_size):
+        part = order[start : start + pool * batch_size]
+        part = part[np.argsort(-lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def sorted_batches(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[np.ndarray]:
+    """Batches for evaluation, where the order doesn't matter: every index once, from the longest
+    text to the shortest, in batches of at most ``tokens_per_batch`` tokens including padding (but
+    at least one text).
+
+    The largest batches come first, so that a lack of memory shows at once and not at the end.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, tokens_per_batch // int(max(1, lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+def take_rows(batch: dict[str, Tensor], rows: slice | Sequence[int]) -> dict[str, Tensor]:
+    """Some examples of a batch, without the columns that are padding in all of them."""
+    part = {name: tensor[rows] for name, tensor in batch.items()}
+    mask = part.get("attention_mask")
+    if mask is None:
+        return part
+    width, used = mask.shape[1], int(mask.any(dim=0).nonzero()[-1]) + 1
+    for name, tensor in part.items():
+        if tensor.dim() > 1 and tensor.shape[1] == width and used < width:  # not labels of (B,)
+            part[name] = tensor[:, :used].contiguous()
+    return part
+
+
+def row_numbers(indices: Indices, count: int) -> np.ndarray:
+    """``indices`` as an array. Raises InvalidValue if there are none, or if one is outside
+    0 .. count - 1 (NumPy would read -1 as the last row)."""
+    rows = np.asarray(indices)
+    if rows.size == 0:
+        raise InvalidValue("a batch needs at least one index.")
+    if rows.min() < 0 or rows.max() >= count:
+        raise InvalidValue(
+            f"the indices run from {rows.min()} to {rows.max()}; they must be in 0 to {count - 1}."
+        )
+    return rows
+
+
+def _checked_chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """``texts`` in chunks for the tokenizer, each with the row of its first text. Raises
+    InvalidValue for a text that is empty or not a string, and names its row."""
+    for start in range(0, len(texts), _CHUNK):
+        chunk = list(texts[start : start + _CHUNK])
+        for row, text in enumerate(chunk, start):
+            if not isinstance(text, str):
+                raise InvalidValue(f"text {row} is {text!r}, which is not a string.")
+            if not text.strip():
+                raise _empty_text(row, text)
+        yield start, chunk
+
+
+def _empty_text(row: int, text: str) -> InvalidValue:
+    return InvalidValue(
+        f"text {row} is empty ({text!r}): it has no token to learn from. Remove that row."
+    )

@@ -1,5 +1,4 @@
-"""Files that are whole: known by their hash, and small ones written so that they are there whole or
-not at all, also after a kill or a power cut."""
+"""File hashing and atomic writes."""
 
 import hashlib
 import os
@@ -7,25 +6,28 @@ from pathlib import Path
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes as hexadecimal digits, read in pieces. Raises OSError."""
+    """The SHA-256 of a file as hexadecimal digits, without loading the file at once. Raises
+    OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` (UTF-8, its line ends as they are) beside ``path``, put it on the disk, then
-    rename it into place: a reader sees the old file or the new one, never a part.
+    """Write ``text`` as UTF-8 with its line endings unchanged, all or nothing: even after a kill
+    or a power cut, ``path`` holds the old content or the new, never a part of either.
 
-    The folder must exist. Raises OSError where the disk is full or may not be written.
+    The folder must exist. Raises OSError if the disk is full or not writable.
     """
+    # The process id keeps two processes that write the same file out of each other's way.
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with scratch.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
+            # Without fsync, a power cut could leave the new name pointing to unwritten data.
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except BaseException:
+    except BaseException:  # also after Ctrl+C
         scratch.unlink(missing_ok=True)
         raise
     return path

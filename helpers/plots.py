@@ -1,4 +1,7 @@
-"""The course's figures: plain functions ``(data..., ax=None) -> ax`` that never call ``show()``."""
+"""The course's figures: functions that take data and an optional ``ax``, and return the ``ax``.
+
+None of them calls ``show()``, so the caller can add to a figure or put several side by side.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,12 +13,13 @@ from sklearn.metrics import confusion_matrix
 
 from helpers.evaluation.calibration import calibration_bins
 
-# Okabe and Ito's palette, which people with any colour vision tell apart, without its yellow.
+# The palette of Okabe and Ito, which people with any colour vision can tell apart, without its
+# yellow, which is hard to see on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def style() -> None:
-    """Set the course's look for every figure that follows: readable sizes, clear colours."""
+    """Use the course's style for all figures from here on: readable sizes, clear colours."""
     plt.rcParams.update(
         {
             "figure.figsize": (6.4, 3.6),
@@ -43,15 +47,15 @@ def loss_curve(
 ) -> Axes:
     """Loss against optimiser step.
 
-    Args:
-        history: a ``training.History``, or a sequence of losses (nats), one a step.
-        smooth: average each point over this many steps that end there.
-        label: name of the line in the legend.
+    The evaluations of a ``History`` are drawn as points in the colour of its line.
 
-    A ``History`` that holds evaluations gets them as points, in the same colour as its line.
+    Args:
+        history: a ``training.History``, or a sequence of losses (nats), one per step.
+        smooth: each point is the mean of this many steps, up to and including its own.
+        label: the name of the line in the legend.
     """
     ax = _axes(ax)
-    losses = np.asarray(getattr(history, "losses", history), dtype=float)
+    losses = np.asarray(getattr(history, "losses", history), dtype=float)  # (steps,)
     steps = np.asarray([row["step"] for row in getattr(history, "steps", [])])
     if len(steps) != len(losses):
         steps = np.arange(1, len(losses) + 1)
@@ -71,7 +75,7 @@ def loss_curve(
     return ax
 
 
-def trailing_mean(values: Sequence[float], width: int) -> np.ndarray:
+def trailing_mean(values: Sequence[float] | np.ndarray, width: int) -> np.ndarray:
     """The mean of each value and the ``width - 1`` before it (fewer at the start)."""
     values = np.asarray(values, dtype=float)
     if width <= 1 or len(values) == 0:
@@ -85,7 +89,8 @@ def trailing_mean(values: Sequence[float], width: int) -> np.ndarray:
 def confusion(
     labels: Sequence[int], predicted: Sequence[int], names: Sequence[str], ax: Axes | None = None
 ) -> Axes:
-    """How often each true class (row) was called each class (column); shade is the row's share."""
+    """How often each true class (row) was predicted as each class (column). The shade of a cell is
+    its share of the row."""
     ax = _axes(ax)
     counts = confusion_matrix(labels, predicted, labels=range(len(names)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -103,7 +108,8 @@ def confusion(
 def intervals(
     values: Mapping[str, tuple[float, float, float]], ax: Axes | None = None, *, xlabel: str = ""
 ) -> Axes:
-    """A point and its interval for each name: ``{name: (value, low, high)}``, first on top."""
+    """A point with its interval for each name. values: ``{name: (value, low, high)}``, the first at
+    the top."""
     ax = _axes(ax)
     rows = np.arange(len(values))[::-1]
     points, lows, highs = np.asarray(list(values.values()), dtype=float).reshape(-1, 3).T
@@ -118,14 +124,13 @@ def intervals(
 def reliability(
     probabilities: np.ndarray, labels: Sequence[int], ax: Axes | None = None, *, bins: int = 10
 ) -> Axes:
-    """How often the model is right (y) when it is this sure (x); on the diagonal it is calibrated.
-
-    The area of each disc is the share of examples that it stands for.
+    """How often the model is right (y) when it is this confident (x). A calibrated model lies on
+    the diagonal. The area of each disc shows the share of examples in its bin.
 
     Args:
         probabilities: (N, C); each row sums to 1.
-        labels: (N,) true classes.
-        bins: number of equal steps of confidence; empty ones are left out.
+        labels: (N,), the true classes.
+        bins: the number of confidence bins of equal width; empty ones are left out.
     """
     ax = _axes(ax)
     found = calibration_bins(probabilities, labels, bins)
@@ -141,7 +146,7 @@ def reliability(
 
 
 def bars(values: Mapping[str, float], ax: Axes | None = None, *, xlabel: str = "") -> Axes:
-    """Horizontal bars in the order given, first on top, each with its value."""
+    """Horizontal bars in the given order, the first at the top, each with its value."""
     ax = _axes(ax)
     rows = np.arange(len(values))[::-1]
     drawn = ax.barh(rows, list(values.values()))

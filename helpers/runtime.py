@@ -1,9 +1,9 @@
-"""What this machine is and how the course uses it. The only place that asks the hardware."""
+"""Which device, precision and profile to use on this machine, and seeding."""
 
 import os
 import platform
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,13 @@ _PROBE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was decided, and why.
+    """The settings for this machine, with the reasons for them.
 
-    device: "cpu", "cuda" or "mps". precision: of the arithmetic, "fp32", "bf16" or "fp16".
-    profile: "quick" (small models and sets from the package registry) or "full" (from the Hub).
-    threads: CPU threads that torch computes with.
+    device: "cpu", "cuda" or "mps".
+    precision: number format of the arithmetic, "fp32", "bf16" or "fp16".
+    profile: "quick" (small models and data sets from the package registry) or "full" (the
+        well-known larger ones from the Hugging Face Hub).
+    threads: CPU threads that torch uses.
     """
 
     device: str
@@ -40,30 +42,40 @@ def detect(
     seed: int = 42,
     profile: str | None = None,
 ) -> Runtime:
-    """Decide device, precision and profile for this machine; an argument overrides its decision.
+    """Choose device, precision and profile for this machine.
 
-    ``COURSE_PROFILE`` and ``COURSE_PRECISION`` override the profile and the precision for a whole
-    session. Raises InvalidValue for a value
-    outside the lists, or a device that this machine does not have.
+    An argument overrides the choice. So do the environment variables ``COURSE_PRECISION`` and
+    ``COURSE_PROFILE``, for the whole session; an argument takes precedence over them.
+    Raises InvalidValue for a name that isn't allowed, or a device that this machine lacks.
     """
     import torch
 
     check_seed(seed)
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    found = "cuda" if has_cuda else "mps" if has_mps else "cpu"
-    device = _one_of("device", device, DEVICES) or found
+    best = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    device = _one_of("device", device, DEVICES) or best
     if (device == "cuda" and not has_cuda) or (device == "mps" and not has_mps):
-        raise InvalidValue(f"device {device!r} is not on this machine; it has {found!r}.")
-    capability = torch.cuda.get_device_capability() if device == "cuda" else None
-    chosen, reason = choose_precision(device, compute_capability=capability, cpu_flags=cpu_flags())
-    session = _one_of("COURSE_PRECISION", os.environ.get("COURSE_PRECISION") or None, PRECISIONS)
-    if asked := _one_of("precision", precision, PRECISIONS) or session:
-        chosen, reason = asked, "as asked for"
-    environment = os.environ | ({"COURSE_PROFILE": profile} if profile else {})
-    profile, why = choose_profile(
-        environment=environment, cuda=has_cuda, hub_reachable=hub_is_reachable
+        raise InvalidValue(f"device is {device!r}, which this machine lacks; use {best!r}.")
+
+    reason = "as asked for"
+    precision = _asked_for("precision", precision, PRECISIONS)
+    if precision is None:
+        capability = torch.cuda.get_device_capability() if device == "cuda" else None
+        precision, reason = choose_precision(
+            device, compute_capability=capability, cpu_flags=cpu_flags()
+        )
+
+    profile_reason = "as asked for"
+    profile = _asked_for("profile", profile, PROFILES)
+    if profile is None:
+        profile, profile_reason = choose_profile(
+            cuda=has_cuda,
+            offline=os.environ.get("COURSE_OFFLINE") == "1",
+            hub_reachable=hub_is_reachable,
+        )
+    return Runtime(
+        device, precision, reason, seed, profile, profile_reason, torch.get_num_threads()
     )
-    return Runtime(device, chosen, reason, seed, profile, why, torch.get_num_threads())
 
 
 def choose_precision(
@@ -72,21 +84,24 @@ def choose_precision(
     compute_capability: tuple[int, int] | None = None,
     cpu_flags: frozenset[str] = frozenset(),
 ) -> tuple[str, str]:
-    """The precision for training, and the reason in words.
+    """The precision to train with on ``device``, and the reason in words.
 
-    bf16 needs units for it: CUDA compute capability 8.0 (Ampere), or a CPU with AMX or AVX-512
-    bf16 instructions; without them it is emulated and several times slower. fp16 needs the tensor
-    cores of capability 7.0 and loss scaling.
+    compute_capability: of a CUDA device, such as (8, 0); required for "cuda".
+    cpu_flags: instruction sets of the CPU, as ``cpu_flags()`` returns them.
     """
     if device == "cuda":
         if compute_capability is None:
             raise InvalidValue("compute_capability is None; a CUDA device has one, such as (8, 0).")
         number = ".".join(map(str, compute_capability))
+        # The capability decides, not torch.cuda.is_bf16_supported(): that also says yes to a T4
+        # (7.5), which only emulates bf16 and is several times slower with it than with fp16.
         if compute_capability >= (8, 0):
             return "bf16", f"compute capability {number} has bf16 units"
+        # fp16 overflows above 65,504 and loses small gradients, so training scales the loss.
         if compute_capability >= (7, 0):
             return "fp16", f"compute capability {number} has fp16 tensor cores but no bf16 units"
         return "fp32", f"compute capability {number} has no tensor cores"
+    # A CPU without these instructions emulates bf16, too.
     if device == "cpu" and cpu_flags & {"amx_bf16", "avx512_bf16"}:
         return "bf16", "the CPU has bf16 instructions"
     if device == "cpu":
@@ -95,15 +110,13 @@ def choose_precision(
 
 
 def choose_profile(
-    *, environment: Mapping[str, str], cuda: bool, hub_reachable: Callable[[], bool]
+    *, cuda: bool, offline: bool, hub_reachable: Callable[[], bool]
 ) -> tuple[str, str]:
-    """The profile, and the reason in words. ``hub_reachable`` is called only where it matters."""
-    asked = _one_of("COURSE_PROFILE", environment.get("COURSE_PROFILE") or None, PROFILES)
-    if asked:
-        return asked, "as asked for"
+    """The profile, and the reason in words. ``hub_reachable`` is called only if it matters,
+    because its answer can take two seconds."""
     if not cuda:
         return "quick", "there is no CUDA device"
-    if environment.get("COURSE_OFFLINE") == "1":
+    if offline:
         return "quick", "COURSE_OFFLINE=1"
     if hub_reachable():
         return "full", "there is a CUDA device and the Hugging Face Hub answers"
@@ -111,7 +124,7 @@ def choose_profile(
 
 
 def hub_is_reachable() -> bool:
-    """Does the Hub (or the mirror in HF_ENDPOINT) answer within two seconds?"""
+    """Whether the Hub (or the mirror in HF_ENDPOINT) answers within two seconds."""
     import urllib.error
     import urllib.request
 
@@ -123,13 +136,15 @@ def hub_is_reachable() -> bool:
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
             return True
     except urllib.error.HTTPError as error:
+        # A mirror may answer its bare address with 404 and still serve files; 403 and 407 come
+        # from a firewall or proxy that blocks the way.
         return error.code < 500 and error.code not in (403, 407)
     except (OSError, ValueError):
         return False
 
 
 def cpu_flags() -> frozenset[str]:
-    """The processor's feature names as Linux gives them; empty on systems that do not list them."""
+    """The CPU's instruction sets as Linux lists them; empty on other systems."""
     if platform.system() != "Linux":
         return frozenset()
     try:
@@ -137,15 +152,15 @@ def cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     for line in lines:
-        if line.startswith(("flags", "Features")):
+        if line.startswith(("flags", "Features")):  # x86, Arm
             return frozenset(line.split(":", 1)[1].split())
     return frozenset()
 
 
 def set_seed(seed: int) -> int:
-    """Seed python's, numpy's and torch's global generators; returns the seed.
+    """Seed the global generators of Python, NumPy and torch; returns the seed.
 
-    Raises InvalidValue unless 0 <= seed < 2**32.
+    Raises InvalidValue unless 0 <= seed < 2**32, the range that all three accept.
     """
     import numpy as np
     import torch
@@ -158,7 +173,7 @@ def set_seed(seed: int) -> int:
 
 
 def check_seed(seed: int) -> None:
-    """Raises InvalidValue unless ``seed`` is a whole number with 0 <= seed < 2**32."""
+    """Raise InvalidValue unless ``seed`` is a whole number with 0 <= seed < 2**32."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InvalidValue(f"seed is {seed!r}; it must be a whole number from 0 to 2**32 - 1.")
 
@@ -167,3 +182,10 @@ def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> str | Non
     if value is not None and value not in allowed:
         raise InvalidValue(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")
     return value
+
+
+def _asked_for(name: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    """The argument, or else the environment variable COURSE_NAME, or else None."""
+    variable = f"COURSE_{name.upper()}"
+    session = os.environ.get(variable) or None  # empty means unset
+    return _one_of(name, value, allowed) or _one_of(variable, session, allowed)

@@ -1,8 +1,11 @@
-"""Interactive controls over plain functions: thin, and never the only way to see something."""
+"""Interactive controls for plain functions.
+
+They are optional: without ipywidgets, the functions can be called directly.
+"""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -11,58 +14,53 @@ from matplotlib.figure import Figure
 
 from helpers.errors import CourseError
 
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
-
 
 def explore(function: Callable[..., Any], **controls: Any) -> None:
-    """Show controls, and redraw ``function(**values)`` whenever one of them is moved.
+    """Show controls, and call ``function(**values)`` again whenever one of them changes.
 
     Args:
-        function: draws a figure (and may return its axes), or prints. A CourseError it raises is
-            shown in place of the figure.
-        controls: for each argument ``(low, high)`` or ``(low, high, step)`` for a slider, a
-            list for a menu, True or False for a box, or text. An argument's default in the
-            function is where its control begins.
+        function: draws a figure (and may return its axes), or prints. If it raises a CourseError,
+            the message is shown instead of the figure.
+        controls: one per argument: ``(low, high)`` or ``(low, high, step)`` for a slider, a list
+            for a menu, True or False for a checkbox, or text. A control starts at the default value
+            of its argument.
 
-    Without ipywidgets it says so and draws once, at the values where the controls would begin.
+    Without ipywidgets, it prints a note and draws once, with the values at which the controls would
+    start.
     """
     try:
         import ipywidgets
     except ImportError:
         values = {name: start_value(function, name, control) for name, control in controls.items()}
-        print(f"ipywidgets is not installed, so this is drawn once, with {values}.")
+        print(f"ipywidgets is not installed, so this is drawn only once, with {values}.")
         draw(function, **values)
         return
     from IPython.display import display
 
     drawing = functools.wraps(function)(_drawing(function))
-    # Only what has a control: ipywidgets would look for one for every other argument too.
-    drawing.__signature__ = inspect.Signature(
-        [inspect.Parameter(name, _KEYWORD, default=_default(function, name)) for name in controls]
-    )
+    drawing.__signature__ = _signature(function, controls)  # type: ignore[attr-defined]
     panel = ipywidgets.interactive(drawing, **controls)
     for control in panel.kwargs_widgets:
         if hasattr(control, "continuous_update"):
-            control.continuous_update = False
+            control.continuous_update = False  # redraw when the slider is released, not on the way
     display(panel)
 
 
 def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **controls: Any) -> None:
-    """A text to write on, and a button for offers of how it might go on; each offer is a button
-    that appends it.
+    """A text box and a button that suggests continuations. Clicking a suggestion appends it.
 
-    write: called as ``write(text, **values)``; returns the offers. A CourseError it raises is
-    shown in their place, and an offer without a character as "(the text ends here)".
-    controls: as in ``explore``, one for each further argument of ``write``. One named ``seed``
-    moves on by itself, so that pressing again brings other offers.
+    write: called as ``write(text, **values)``; returns the suggestions. If it raises a CourseError,
+    the message is shown instead. An empty suggestion is shown as "(the text ends here)".
+    controls: as in ``explore``, one for each other argument of ``write``. A control named ``seed``
+    moves on after each click, so that the next one brings new suggestions.
 
-    Without ipywidgets it says so and prints the offers for ``text`` once.
+    Without ipywidgets, it prints a note and the suggestions for ``text``.
     """
     try:
         import ipywidgets
     except ImportError:
         values = {name: start_value(write, name, control) for name, control in controls.items()}
-        print(f"ipywidgets is not installed, so these are the offers for {text!r} with {values}:")
+        print(f"ipywidgets is not installed; suggestions for {text!r} with {values}:")
         print(
             *(f"{number}. {offer}" for number, offer in enumerate(write(text, **values), 1)),
             sep="\n",
@@ -72,12 +70,11 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
 
     wide = ipywidgets.Layout(width="98%", height="auto")
     box = ipywidgets.Textarea(text, rows=4, layout=wide)
-    starts = [inspect.Parameter(name, _KEYWORD, default=_default(write, name)) for name in controls]
 
     def settings(**values: Any) -> None:
-        """Only there for ipywidgets to make its controls for."""
+        """Does nothing: ipywidgets makes the controls from its signature."""
 
-    settings.__signature__ = inspect.Signature(starts)
+    settings.__signature__ = _signature(write, controls)  # type: ignore[attr-defined]
     panel = ipywidgets.interactive(settings, **controls)
     ask = ipywidgets.Button(description="Go on", button_style="primary")
     offers = ipywidgets.VBox()
@@ -85,7 +82,7 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
     knobs = dict(zip(controls, panel.kwargs_widgets, strict=True))
 
     def button(part: str) -> Any:
-        # A description shows on one line, whatever it holds; the text keeps its line breaks.
+        # A button has a single line, so line breaks are shown as arrows; the text keeps them.
         shown = part.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS} ")
         made = ipywidgets.Button(
             description=shown if part.strip() else "(the text ends here)", layout=wide
@@ -114,17 +111,18 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
 
 
 def chat(say: Callable[[str], Any], forget: Callable[[], None] | None = None) -> None:
-    """A conversation: a line to type in, and all that was said above it. Enter sends as well.
+    """A conversation, with a line for the next message below it. The Enter key sends, too.
 
-    say: the answer to a message, shown as ``str``; a CourseError it raises is shown in its place.
-    forget: called when the button of that name empties the conversation.
+    say: called with a message; returns the answer, which is shown as ``str``. If it raises a
+    CourseError, the message of the error is shown instead.
+    forget: called when "Forget all" clears the conversation.
 
-    Without ipywidgets it says so and does nothing else: call ``say`` yourself.
+    Without ipywidgets, it only prints a note.
     """
     try:
         import ipywidgets
     except ImportError:
-        print("ipywidgets is not installed; call the chat's own function instead.")
+        print("ipywidgets is not installed; call the function that answers yourself.")
         return
     from IPython.display import display
 
@@ -165,7 +163,8 @@ def chat(say: Callable[[str], Any], forget: Callable[[], None] | None = None) ->
 
 
 def start_value(function: Callable[..., Any], name: str, control: Any) -> Any:
-    """Where the control of one argument begins: its default, else the middle or first choice."""
+    """The value at which a control starts: the default of its argument, or else the middle of a
+    slider or the first choice of a menu."""
     default = _default(function, name)
     if default is not inspect.Parameter.empty:
         return default
@@ -183,7 +182,7 @@ def start_value(function: Callable[..., Any], name: str, control: Any) -> Any:
 
 
 def draw(function: Callable[..., Any], **values: Any) -> None:
-    """Call ``function`` and show each figure it drew exactly once, whatever the backend."""
+    """Call ``function`` and show each figure that it draws exactly once, with any backend."""
     from IPython.display import display
 
     before = set(plt.get_fignums())
@@ -194,12 +193,21 @@ def draw(function: Callable[..., Any], **values: Any) -> None:
         figures.append(drawn)
     for figure in figures:
         display(figure)
-        plt.close(figure)
+        plt.close(figure)  # or the inline backend would show it a second time
 
 
 def _default(function: Callable[..., Any], name: str) -> Any:
     parameter = inspect.signature(function).parameters.get(name)
     return inspect.Parameter.empty if parameter is None else parameter.default
+
+
+def _signature(function: Callable[..., Any], names: Iterable[str]) -> inspect.Signature:
+    """The signature from which ipywidgets makes its controls: it makes one for every argument, so
+    only those that should have one are listed."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [inspect.Parameter(name, kind, default=_default(function, name)) for name in names]
+    )
 
 
 def _drawing(function: Callable[..., Any]) -> Callable[..., None]:
@@ -213,7 +221,7 @@ def _drawing(function: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _busy(button: Any, action: Callable[[Any], None]) -> Callable[[Any], None]:
-    """``action`` for a click, with the button switched off while it runs."""
+    """``action`` as a handler for clicks that disables the button while it runs."""
 
     def run(clicked: Any) -> None:
         button.disabled = True

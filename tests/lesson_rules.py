@@ -21,6 +21,7 @@ FIRST_CELL = ("## You will be able to", "## Before this", "## Time")
 HEADINGS = ("Recap", "Further reading")
 WORDS = (2000, 4500)
 START_WORDS = (900, 3000)
+MODULES = 12
 BOUND = re.compile(
     r"\b(?:above|below|at least|at most|under|over|more than|less than)\s+[$`*]*"
     r"(\d[\d,]*\.\d+)",
@@ -125,6 +126,25 @@ def plain_python(lesson: Lesson) -> Iterator[str]:
             yield f"a compared cell ends with a semicolon; assign instead: {cell.source[-40:]!r}"
 
 
+def few_modules(lesson: Lesson) -> Iterator[str]:
+    """A reader keeps about a dozen names in mind: folders hand on what lessons need."""
+    modules = set()
+    for cell in lesson.lesson_code:
+        try:
+            nodes = list(ast.walk(ast.parse(cell.source)))
+        except SyntaxError:  # plain_python reports it
+            continue
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "helpers":
+                folder = ROOT / node.module.replace(".", "/")
+                for name in node.names:
+                    inside = [folder / f"{name.name}.py", folder / name.name / "__init__.py"]
+                    is_module = any(path.is_file() for path in inside)
+                    modules.add(f"{node.module}.{name.name}" if is_module else node.module)
+    if len(modules) > MODULES:
+        yield f"imports {len(modules)} helpers modules, {MODULES} at most: {sorted(modules)}"
+
+
 def outputs(lesson: Lesson) -> Iterator[str]:
     for cell in lesson.code:
         start = cell.source.strip().split("\n")[0]
@@ -220,6 +240,7 @@ def links(lesson: Lesson) -> Iterator[str]:
 RULES: tuple[Callable[[Lesson], Iterator[str]], ...] = (
     anatomy,
     plain_python,
+    few_modules,
     outputs,
     stored_as_run,
     size,

@@ -1,4 +1,4 @@
-"""The course's own annotations: every offset, label and split, and what is said of faults."""
+"""The course's own annotations: every offset, label and split, and what the faults are called."""
 
 import copy
 import hashlib
@@ -125,30 +125,46 @@ def test_a_sound_record_has_no_problems():
         (faulty("sha256", value="0" * 64), "not 000000000000"),
         (faulty("split", value="dev"), "its split is 'dev'"),
         (faulty("end", value=99), "its end is 99"),
-        (faulty("entities", 0, "end", value=5), "stands 'Ann L', not 'Ann Lee'"),
+        (faulty("entities", 0, "end", value=5), "is 'Ann L', not 'Ann Lee'"),
         (faulty("entities", 0, "label", value="NAME"), "has the label 'NAME'"),
-        (faulty("entities", 1, value={"start": 4, "end": 7, "label": "PLACE", "text": "Lee"}),
-         "overlap"),
-        (faulty("entities", 1, value={"start": 11, "end": 14, "label": "PLACE", "text": "Acm"}),
-         "ends inside a word"),
-        (faulty("entities", 1, value={"start": 12, "end": 15, "label": "PLACE", "text": "cme"}),
-         "begins inside a word"),
-        (faulty("entities", 1, value={"start": 10, "end": 15, "label": "PLACE", "text": " Acme"}),
-         "begins or ends with a space"),
-        (faulty("entities", 1, value={"start": 45, "end": 51, "label": "DATE", "text": "Friday"}),
-         "outside the text of 30"),
+        (
+            faulty("entities", 1, value={"start": 4, "end": 7, "label": "PLACE", "text": "Lee"}),
+            "overlap",
+        ),
+        (
+            faulty("entities", 1, value={"start": 11, "end": 14, "label": "PLACE", "text": "Acm"}),
+            "ends inside a word",
+        ),
+        (
+            faulty("entities", 1, value={"start": 12, "end": 15, "label": "PLACE", "text": "cme"}),
+            "begins inside a word",
+        ),
+        (
+            faulty(
+                "entities", 1, value={"start": 10, "end": 15, "label": "PLACE", "text": " Acme"}
+            ),
+            "begins or ends with a space",
+        ),
+        (
+            faulty(
+                "entities", 1, value={"start": 45, "end": 51, "label": "DATE", "text": "Friday"}
+            ),
+            "outside the text of 30",
+        ),
         (faulty("relations", 0, "label", value="owns"), "'owns' is not one of"),
         (faulty("relations", 0, "tail", value=7), "joins the entities 0 and 7"),
-        (faulty("relations", 0, value={"head": 1, "tail": 0, "label": "works_for"}),
-         "the head of works_for is 'Acme', ORGANISATION; it must be PERSON"),
-        (faulty("relations", value=[RECORD["relations"][0]] * 2), "stands twice"),
+        (
+            faulty("relations", 0, value={"head": 1, "tail": 0, "label": "works_for"}),
+            "the head of works_for is 'Acme', ORGANISATION; it must be PERSON",
+        ),
+        (faulty("relations", value=[RECORD["relations"][0]] * 2), "is there twice"),
         (faulty("questions", 0, "question", value="Who"), "question mark"),
-        (faulty("questions", 0, "question", value="Question 1?"), "a question stands twice"),
-        (faulty("questions", 0, "answers", 0, "start", value=24), "stands ' Rom', not 'Rome'"),
+        (faulty("questions", 0, "question", value="Question 1?"), "a question is there twice"),
+        (faulty("questions", 0, "answers", 0, "start", value=24), "is ' Rom', not 'Rome'"),
         (faulty("questions", value=[]), "0 questions, not 5"),
-        (faulty("entities", value=None), "lacks a field or has one of another kind"),
+        (faulty("entities", value=None), "is missing or has the wrong type"),
     ],
-)  # fmt: skip
+)
 def test_every_fault_is_found(record, message):
     assert any(message in problem for problem in annotations.problems(record, TEXT))
 
@@ -161,7 +177,7 @@ def test_a_faulty_file_is_refused_with_the_document(tmp_path):
     with pytest.raises(CourseError, match=rf"own.jsonl has \d+ faults.*\n.*{record['document']}"):
         annotations.load(path=path)
     path.write_text("{\n", encoding="utf-8")
-    with pytest.raises(CourseError, match=r"line 1 of own\.jsonl is not JSON"):
+    with pytest.raises(CourseError, match=r"own\.jsonl, line 1 is not JSON"):
         annotations.load(path=path)
-    with pytest.raises(CourseError, match="cannot be read"):
+    with pytest.raises(CourseError, match="there is no file"):
         annotations.load(path=tmp_path / "missing.jsonl")

@@ -83,7 +83,7 @@ def test_real_numbers_are_labels_of_a_regression():
 
 @pytest.mark.parametrize("rows", [[], [-1], [50]])
 def test_rows_that_are_not_there(rows):
-    with pytest.raises(InvalidValue, match=r"at least one index|indices from"):
+    with pytest.raises(InvalidValue, match=r"at least one index|indices run from"):
         tiny.encoded(50).batch(rows)
 
 

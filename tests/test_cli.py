@@ -246,9 +246,9 @@ def test_an_adapter_can_be_trained_on_a_csv_of_ones_own(tmp_path):
         ("text,label\na,x\nb,y\n", "fewer than 10 different texts of 2 of the 2 classes"),
         (b"text,label\na,x\n\xe9,x\n", "cannot be read as UTF-8: line 3 holds the byte 0xe9"),
         ("text,label\na,x\n".encode("utf-16"), "cannot be read as UTF-8: line 1"),
-        ("text,label\na,x\nwell, then,y\n", "line 3: 3 fields, but the header names 2"),
-        ('text,label\n"a,x\nb,y\n', "near line 3: unexpected end of data. A quotation mark"),
-        ('text,label\n"a,x\n"b",y\n', "near line 3: ',' expected after '\"'"),
+        ("text,label\na,x\nwell, then,y\n", "line 3: 3 cells, but the header names 2"),
+        ('text,label\n"a,x\nb,y\n', "line 2: a cell of the row that begins here does not end"),
+        ('text,label\n"a,x\n"b",y\n', "',' expected after '\"', line 3). A quotation mark"),
         ("text,label\n" + "".join(f"t{i},{i / 4}\n" for i in range(40)), "of 40 of the 40 classes"),
     ],
 )
@@ -259,10 +259,10 @@ def test_a_csv_that_cannot_be_used_is_explained(content, message, tmp_path, caps
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("body,label\na,x\nb,y\n", "no column 'text'. There are: body, label"),
-        ("text;kind\na;x\nb;y\n", "no column 'label'. There are: text, kind"),
+        ("body,label\na,x\nb,y\n", "no column 'text'; it has body, label"),
+        ("text;kind\na;x\nb;y\n", "no column 'label'; it has text, kind"),
         ("text,label,text\na,x,b\n", "names a column twice"),
-        ("", "There are: none"),
+        ("", "no first line with the names of its columns"),
     ],
 )
 def test_a_csv_whose_columns_are_named_wrongly_is_explained(content, message, tmp_path, capsys):
@@ -281,9 +281,9 @@ def refused(status: int, content: str | bytes, message: str, tmp_path: Path, cap
 def test_columns_that_are_one_and_a_file_of_another_kind_are_refused(tmp_path, capsys):
     path = own_csv(tmp_path)
     assert main(["train", str(path), "--text-column", "label"]) == 2
-    assert "cannot both stand in column 'label'" in capsys.readouterr().err
+    assert "cannot both be in column 'label'" in capsys.readouterr().err
     assert main(["train", str(path.rename(tmp_path / "letters.txt"))]) == 2
-    assert "ends in .csv, .tsv, .json" in capsys.readouterr().err
+    assert "ends in .csv, .tsv, .jsonl, " in capsys.readouterr().err
 
 
 def test_a_changed_csv_is_not_judged_on_texts_that_were_learnt(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The corpora: what cleaning did, that no split shares a text, that everything is reproducible."""
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from helpers import assets, corpora
-from helpers.errors import AssetError, InvalidValue
+from helpers.errors import AssetError, CourseError, InvalidValue
 
 SIZES = {
     "news": {"train": 1300, "validation": 400, "test": 424},
@@ -178,8 +179,8 @@ def test_the_order_of_hashes_does_not_matter():
 def test_labels_that_disagree_are_decided_and_counted(monkeypatch, tmp_path):
     lines = [",spam,text"]
     lines += [f"{i},{i % 2},message number {i}" for i in range(2000)]
-    lines += ["2000,1,Win  a PRIZE", "2001,1,win a prize", "2002,0,win a prize ", "2003,0,tie",
-              "2004,1,Tie"]  # fmt: skip
+    lines += ["2000,1,Win  a PRIZE", "2001,1,win a prize", "2002,0,win a prize "]
+    lines += ["2003,0,tie", "2004,1,Tie"]
     (tmp_path / "sms-spam.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     serve(monkeypatch, tmp_path)
     report = corpora.cleaning_report("messages")
@@ -292,7 +293,7 @@ def test_the_other_rated_sentences_load_like_the_reviews(name):
         assert ((ratings > 0) == np.array(part["label"])).all()
 
 
-# -- a table of one's own --------------------------------------------------------------------------
+# -- your own table --------------------------------------------------------------------------------
 
 
 def own_table(path: Path, separator: str = ",", names: tuple[str, str] = ("10", "2"), **columns):
@@ -305,15 +306,25 @@ def own_table(path: Path, separator: str = ",", names: tuple[str, str] = ("10", 
     return path
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_table_is_read_whatever_separates_its_fields(separator, tmp_path):
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_table_is_split_once_and_keeps_its_labels(separator, tmp_path):
     path = own_table(tmp_path / "own.csv", separator)
     data, names, report = corpora.load_csv(path)
     assert names == ["2", "10"], "numbers in the order of their values"
-    assert report == {"empty": 0, "duplicates_removed": 2, "label_conflicts": 1, "kept": 59}
+    assert report == {
+        "empty": 0,
+        "replaced": 0,
+        "duplicates_removed": 2,
+        "label_conflicts": 1,
+        "kept": 59,
+    }
     assert {split: len(rows) for split, rows in data.items()} == {
-        "train": 43, "validation": 5, "test": 11,
-    }  # fmt: skip
+        "train": 43,
+        "validation": 5,
+        "test": 11,
+    }
+    texts = [text for rows in data.values() for text in folded(rows)]
+    assert len(set(texts)) == len(texts) == 59
     for rows in data.values():
         for text, label in zip(rows["text"], rows["label"], strict=True):
             number = int(text.rsplit(" ", 1)[1])
@@ -323,11 +334,29 @@ def test_a_table_is_read_whatever_separates_its_fields(separator, tmp_path):
     assert len(again["train"]) == 10 and again["test"].to_dict() == data["test"].to_dict()
 
 
-def test_white_space_around_the_columns_names_is_no_part_of_them(tmp_path):
-    path = own_table(tmp_path / "own.csv", text=" body", label=" kind ")
-    _, names, _ = corpora.load_csv(path, text_column="body", label_column="kind")
-    assert names == ["2", "10"]
-
-
 def test_labels_that_are_words_are_sorted_as_words(tmp_path):
     assert corpora.load_csv(own_table(tmp_path / "own.csv", names=("b", "10")))[1] == ["10", "b"]
+
+
+def test_json_lines_are_split_like_the_same_rows_in_a_csv_file(tmp_path):
+    """Null, a missing key and an empty text are all rows without a text; true and 3 are labels."""
+    rows = [(f"text number {n}", ("true", "3")[n % 2]) for n in range(60)]
+    lines = [json.dumps({"text": t, "label": json.loads(label)}) for t, label in rows]
+    lines += ['{"text": null, "label": 3}', '{"label": 3}', '{"text": "half\\ud83d", "label": 3}']
+    (tmp_path / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    table = ["text,label", *(f"{text},{label}" for text, label in rows), ",3", ",3", "half\ufffd,3"]
+    (tmp_path / "own.csv").write_text("\n".join(table), encoding="utf-8")
+    data, names, report = corpora.load_csv(tmp_path / "own.jsonl")
+    expected, same_names, same_report = corpora.load_csv(tmp_path / "own.csv")
+    assert names == same_names == ["3", "true"]
+    assert report == same_report | {"replaced": 1} and report["empty"] == 2
+    for split in expected:
+        assert data[split].to_dict() == expected[split].to_dict()
+
+
+@pytest.mark.parametrize("label", [["a", "b"], {"name": "a"}])
+def test_a_label_that_is_not_one_value_is_refused(label, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"text": "t", "label": label}), encoding="utf-8")
+    with pytest.raises(CourseError, match=r"own\.jsonl, line 1: 'label' is .*a string or a number"):
+        corpora.load_csv(path)

@@ -234,6 +234,39 @@ def test_the_bootstrap_is_that_of_a_direct_loop(metric):
     assert by_function == pytest.approx(found, abs=0.012)
 
 
+@pytest.mark.parametrize("units", [60, np.ones(60, dtype=int)], ids=["one by one", "multinomial"])
+def test_the_bootstrap_of_a_ratio_of_sums_is_that_of_scipy(units):
+    """Sixty documents of one to nine rows each, resampled as wholes."""
+    random = np.random.default_rng(4)
+    sizes = random.integers(1, 10, size=60)
+    sums = sizes * random.random(60)
+    values = metrics.bootstrap(lambda drawn: (drawn @ sums) / (drawn @ sizes), units)
+    assert values.shape == (2000,)
+    expected = scipy.stats.bootstrap(
+        (sums, sizes), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True,
+        n_resamples=20_000, confidence_level=0.9, method="percentile", rng=1,
+    )  # fmt: skip
+    found = metrics.percentile_interval(values, 0.9)
+    assert found == pytest.approx(tuple(expected.confidence_interval), abs=0.006)
+    assert np.std(values, ddof=1) == pytest.approx(expected.standard_error, rel=0.05)
+
+
+@pytest.mark.parametrize("units", [7, np.array([3, 1, 2])])
+def test_every_resample_draws_as_many_units_as_there_are(units):
+    drawn = metrics.bootstrap(lambda drawn: drawn, units, resamples=2000)
+    sizes = np.ones(7) if isinstance(units, int) else units
+    assert drawn.shape == (2000, len(sizes))
+    assert (drawn.sum(1) == sizes.sum()).all()
+    assert drawn.mean(0) == pytest.approx(sizes, abs=0.12)
+    assert (drawn == metrics.bootstrap(lambda drawn: drawn, units, resamples=2000)).all()
+    assert (drawn != metrics.bootstrap(lambda drawn: drawn, units, resamples=2000, seed=1)).any()
+
+
+def test_a_percentile_interval_cuts_the_same_share_off_both_ends():
+    assert metrics.percentile_interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+    assert metrics.percentile_interval(np.arange(101.0), 0.5) == pytest.approx((25, 75))
+
+
 def test_the_bootstrap_is_that_of_scipy():
     labels, predicted = noisy(400, 3, 0.8)
     right = (labels == predicted).astype(float)

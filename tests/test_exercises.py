@@ -18,6 +18,7 @@ import torch
 from helpers import exercises
 from helpers.errors import InvalidValue
 from helpers.exercises import Question, assert_close, quiz
+from helpers.exercises.question import NOT_A_FUNCTION
 from helpers.exercises.quiz import load_quiz, to_html, to_text
 
 TESTS = Path(__file__).parent
@@ -230,7 +231,27 @@ def test_an_exception_is_told_without_a_trace(question):
     found = question.result(divides)
     assert found.status == "wrong"
     assert found.message == "Calling `divides` raised ZeroDivisionError: division by zero"
+
+
+def test_what_is_not_the_function_asked_for_is_turned_away_before_the_check(question):
+    found = question.result(3)
+    assert (found.status, found.message) == ("wrong", NOT_A_FUNCTION)
+
+
+def test_a_value_that_the_check_cannot_use_is_reported_with_its_type():
+    question = Question(
+        id="99.2",
+        title="a number",
+        check=lambda answer: None if answer + 1 == 3 else "It should be 2.",
+        first_step="replace the dots by a number.",
+        hints=(),
+        solution="answer = 2",
+        passed="You can count.",
+    )
+    assert question.result(2).status == "passed"
+    assert question.result(3).message == "It should be 2."
     found = question.result("two")
+    assert found.status == "wrong"
     assert "its type is str" in found.message and "TypeError" in found.message
 
 

@@ -146,6 +146,16 @@ def test_a_faulty_lexicon_is_refused(table, message, tmp_path):
 # -- measures --------------------------------------------------------------------------------------
 
 
+def test_a_rate_without_examples_is_not_a_number():
+    found = fairness.group_rates([1, 1, 0], [1, 0, 0], [2, 2, 3])
+    assert list(found) == ["2", "3"]
+    assert found["2"] == pytest.approx(
+        {"count": 2, "base_rate": 1, "selection_rate": 0.5, "true_positive_rate": 0.5,
+         "false_positive_rate": float("nan"), "accuracy": 0.5}, nan_ok=True,
+    )  # fmt: skip
+    assert np.isnan(found["3"]["true_positive_rate"]) and isinstance(found["3"]["count"], int)
+
+
 def test_rates_of_groups_equal_fairlearns():
     labels, predicted, groups = people()
     frame = MetricFrame(

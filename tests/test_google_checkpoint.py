@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForPreTraining, BertModel
 from helpers.assets.catalog import data_folder
 from helpers.errors import CourseError, InvalidValue
 from helpers.models.google_bert import google_config, load_google_bert, torch_name
-from helpers.models.tf_checkpoint import TensorBundle, crc32c
+from helpers.models.tf_checkpoint import TensorBundle
 
 HERE = Path(__file__).parent / "google_bert"
 GOOGLE = data_folder() / "google_bert"
@@ -80,33 +80,6 @@ def test_two_shards_by_value():
     array = bundle.read("a/float")
     assert array.tolist() == [[1, 2], [3, 4]] and array.flags.writeable
     assert bundle.read("b/long") == 7 and bundle.read("b/empty").shape == (0, 3)
-
-
-@pytest.mark.parametrize(
-    ("data", "value"),  # RFC 3720, appendix B.4, and the usual check value
-    [
-        (bytes(32), 0x8A9136AA),
-        (b"\xff" * 32, 0x62A8AB43),
-        (bytes(range(32)), 0x46DD794E),
-        (bytes(range(31, -1, -1)), 0x113FDB5C),
-        (b"123456789", 0xE3069283),
-        (b"", 0),
-        (b"a", 0xC1D04330),
-    ],
-)
-def test_checksums_of_the_standard(data, value):
-    assert crc32c(data) == value
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 1023, 16_383, 16_384, 16_385, 70_001])
-def test_checksums_against_the_definition_bit_by_bit(size):
-    data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()
-    register = 0xFFFFFFFF
-    for byte in data:
-        register ^= byte
-        for _ in range(8):
-            register = (register >> 1) ^ (0x82F63B78 if register & 1 else 0)
-    assert crc32c(data) == register ^ 0xFFFFFFFF
 
 
 def test_a_single_bit_changed_anywhere_in_the_data_is_noticed(folder):

@@ -129,6 +129,10 @@ def unexecuted(notebook):
     notebook.cells[5].execution_count = None
 
 
+FOLDERS = (
+    "assets", "batches", "corpora", "evaluation", "fairness", "generation", "hardware", "losses",
+    "models", "plots", "runtime", "tasks", "training",
+)  # fmt: skip
 SPOILED = {
     "title": (replaced(0, "# 03 ", "# 3 "), "first line"),
     "badge": (replaced(0, "Open in Colab", "Open"), "badge"),
@@ -144,6 +148,10 @@ SPOILED = {
     "magic": (replaced(5, "print(0)", "%matplotlib inline"), "not plain Python"),
     "shell": (replaced(5, "print(0)", "!pip install x"), "not plain Python"),
     "assigned shell": (replaced(5, "print(0)", "x = !ls"), "not plain Python"),
+    "many modules": (
+        replaced(5, "print(0)", "from helpers import " + ", ".join(FOLDERS)),
+        "13 helpers modules",
+    ),
     "semicolon": (replaced(5, "print(0)", "print(0);"), "ends with a semicolon"),
     "error": (with_output(new_output("error", ename="E", evalue="", traceback=[])), "an error"),
     "stderr": (with_output(new_output("stream", name="stderr", text="x")), "standard error"),

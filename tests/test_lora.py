@@ -1,4 +1,4 @@
-"""LoRA against peft's own calls, the formula by hand, and training that is interrupted."""
+"""LoRA compared with direct calls of peft and the formula by hand; interrupted training."""
 
 import json
 
@@ -36,7 +36,7 @@ def llama(seed: int = 0):
 
 
 def with_random_b(model, seed: int = 1):
-    """B drawn at random: with its zeros every wrong formula would look right."""
+    """With random B, because its zeros would hide a wrong formula."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -49,7 +49,7 @@ def config(**settings):
     return training.TrainingConfig(**(defaults | {"device": "cpu"} | settings))
 
 
-def test_equals_a_model_that_peft_was_told_to_make():
+def test_equals_a_model_made_with_peft():
     ours = with_random_b(lora.add_lora(classifier(), rank=4, alpha=6, seed=7))
     options = peft.LoraConfig(
         r=4, lora_alpha=6, target_modules=["query", "value"], modules_to_save=["classifier"]
@@ -99,7 +99,7 @@ def test_merged_weights_are_the_formula_and_give_the_same_outputs(make):
 @pytest.mark.parametrize(
     ("make", "targets"), [(classifier, {"query", "value"}), (llama, {"q_proj", "v_proj"})]
 )
-def test_default_targets_and_the_count_of_what_is_trained(make, targets):
+def test_default_targets_and_the_number_of_trained_weights(make, targets):
     adapted = lora.add_lora(make(), rank=2)
     wrapped = [n for n, m in adapted.base_model.model.named_modules() if hasattr(m, "lora_A")]
     assert {name.rpartition(".")[2] for name in wrapped} == targets and len(wrapped) == 4
@@ -107,12 +107,11 @@ def test_default_targets_and_the_count_of_what_is_trained(make, targets):
     head = 3 * 32 + 3 if make is classifier else 0
     count = models.count_parameters(adapted, trainable_only=True)
     assert count == sum(2 * (rows + columns) for rows, columns in shapes) + head
-    assert lora.settings(adapted) == {
-        "rank": 2, "alpha": 4, "targets": sorted(targets), "dropout": 0.0,
-    }  # fmt: skip
+    expected = {"rank": 2, "alpha": 4, "targets": sorted(targets), "dropout": 0.0}
+    assert lora.settings(adapted) == expected
 
 
-def test_a_fresh_adapter_changes_nothing_and_depends_on_its_seed_alone():
+def test_a_new_adapter_changes_nothing_and_depends_only_on_its_seed():
     batch = DATA.batch(range(8))
     expected = classifier()(**batch).logits
     model = classifier()
@@ -125,9 +124,8 @@ def test_a_fresh_adapter_changes_nothing_and_depends_on_its_seed_alone():
     again, other = (lora.add_lora(classifier(), rank=4, seed=seed) for seed in (1, 2))
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)]
     assert all(same)
-    assert any(
-        not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)
-    )
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_training_leaves_frozen_weights_alone_and_learns():
@@ -140,8 +138,8 @@ def test_training_leaves_frozen_weights_alone_and_learns():
     assert all(p.abs().max() > 0 for p in moved.values())
 
 
-def test_the_best_weights_are_those_of_the_best_step_and_hold_nothing_frozen(tmp_path):
-    """A rate that ends worse than it was: the kept weights are the better evaluation's."""
+def test_the_best_weights_are_those_of_the_best_step_without_frozen_ones(tmp_path):
+    """With this learning rate, training ends worse than it was; the best weights are kept."""
     seen = {}
 
     def remember(step, model, history):
@@ -232,7 +230,7 @@ def test_an_adapter_is_added_and_merged_once():
     with pytest.raises(InvalidValue, match="no adapter to merge"):
         lora.merge(classifier())
     adapted = lora.add_lora(classifier(), rank=2)
-    with pytest.raises(InvalidValue, match="has an adapter already"):
+    with pytest.raises(InvalidValue, match="already has an adapter"):
         lora.add_lora(adapted, rank=2)
     merged = lora.merge(adapted)
     assert lora.settings(merged) is None

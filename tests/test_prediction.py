@@ -1,6 +1,7 @@
 """Labels for whole files: as the model gives them, in constant memory, and across a kill."""
 
 import csv
+import gzip
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import tiny_run
 import torch
 
 from helpers import models
+from helpers.cli.main import main
 from helpers.errors import CourseError, InvalidValue
 from helpers.shipping.batch_prediction import predict_file
 
@@ -96,10 +98,10 @@ def test_killed_in_the_middle_and_resumed_it_writes_the_same_bytes(run, tmp_path
     predict_file(run, source, whole, chunk_rows=64)
     out = tmp_path / "out.csv"
     part, progress = tmp_path / "out.csv.part", tmp_path / "out.csv.progress.json"
-    command = [sys.executable, "-m", "helpers", "predict", str(run), str(source), "--out",
-               str(out), "--chunk-rows", "64"]  # fmt: skip
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [sys.executable, "-m", "helpers", "predict", run, source, "--out", out, "--chunk-rows=64"],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     for line in process.stdout:
         if line.startswith(b"640 rows"):
@@ -146,9 +148,11 @@ def test_ten_times_the_rows_need_no_more_memory(run, tmp_path):
     [
         ("in.csv", "body,id\nw5,1\n", {}, r"no column 'text'; it has body, id.*--text-column"),
         ("in.csv", "text,probability\nw5,1\n", {}, "already has a column 'probability'"),
-        ("in.tsv", "text\nw5\n", {}, r"ends in \.tsv"),
+        ("in.txt", "text\nw5\n", {}, r"isn't a table; its name must end in \.csv"),
         ("in.csv", "text\nw5\n", {"chunk_rows": 0}, "chunk_rows is 0"),
         ("in.jsonl", '{"words": "w5"}\n', {}, "no column 'text'; it has words"),
+        ("in.jsonl", "\n", {}, "in.jsonl has no rows"),
+        ("in.csv", "", {}, "no first line with the names of its columns"),
     ],
 )
 def test_a_wrong_file_is_explained_before_anything_starts(
@@ -164,21 +168,97 @@ def test_a_wrong_file_is_explained_before_anything_starts(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("in.csv", b"text,id\nw5,1\nw6,2,3\n", "3 values for 2 columns ends in line 3"),
-        ("in.csv", b"text\nw5\n\xff\xfe\n", "not UTF-8"),
-        ("in.csv", b"text,text\nw5,w6\n", "all different"),
-        ("in.csv", b"", "names of its columns"),
-        ("in.csv", b'text\n"w5\n', "cannot be read"),
-        ("in.jsonl", b'{"text": "w5"}\n{"text": \n', "after line 1"),
-        ("in.jsonl", b'{"text": "w5"}\n[1]\n', "line 2 holds a list"),
-        ("in.jsonl", b'{"text": "w5"}\n{"text": 7}\n', "row 2 has 7"),
-        ("in.jsonl", b"\n", "holds no rows"),
+        ("in.csv", "a comma, without marks,7\n", "line 2008: 3 cells, but the header names 2"),
+        ("in.csv", '"never closed,7\n', "line 2008: a cell of the row that begins here"),
+        ("in.jsonl", '{"text": 7}\n', "line 2007: 'text' is 7; it must be a string or null"),
+        ("in.jsonl", '{"text": "w5", "probability": 1}\n', "already has a column 'probability'"),
+        ("in.jsonl", '["w5"]\n', "line 2007 is a list"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named(run, tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
+def test_a_bad_last_row_is_found_before_the_first_is_labelled(
+    run, tmp_path, name, content, message
+):
+    texts, source = [f"w5 number {n}" for n in range(2006)], tmp_path / name
+    rows = {
+        "in.csv": ["text,id\n", *(f"{text},{n}\n" for n, text in enumerate(texts))],
+        "in.jsonl": [f'{{"text": "{text}"}}\n' for text in texts],
+    }
+    source.write_text("".join(rows[name]) + content, encoding="utf-8")
+    lines = []
     with pytest.raises(CourseError, match=message):
-        predict_file(run, tmp_path / name, tmp_path / f"out{(tmp_path / name).suffix}")
+        predict_file(run, source, tmp_path / f"out{source.suffix}", say=lines.append)
+    assert lines == [] and [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz"])
+def test_the_same_rows_get_the_same_labels_in_every_kind_of_file(run, tmp_path, ending):
+    """The labels come out in the kind of the source, with its separator, not compressed."""
+    texts = ["w5 w6", "w7; w8", "  ", "w9 w10"]
+    separator = "\t" if ".tsv" in ending else ";"
+    if ".jsonl" in ending:
+        content = "".join(json.dumps({"text": text, "id": "x"}) + "\n" for text in texts)
+    else:
+        content = f" text {separator} id \n" + "".join(f'"{t}"{separator}x\n' for t in texts)
+        content = content.replace(f" {separator} ", separator)
+    opened = gzip.open if ending.endswith(".gz") else open
+    source = tmp_path / f"in{ending}"
+    with opened(source, "wt", encoding="utf-8", newline="") as file:
+        file.write(content)
+    out = tmp_path / f"out{ending.removesuffix('.gz')}"
+    predict_file(run, source, out)
+    with out.open(encoding="utf-8", newline="") as file:
+        if ".jsonl" in ending:
+            found = [json.loads(line) for line in file]
+        else:
+            found = list(csv.DictReader(file, delimiter=separator))
+    assert [(row["text"], row["id"]) for row in found] == [(text, "x") for text in texts]
+    full = [row for row in found if row["text"].strip()]
+    expected = reference(run, [row["text"] for row in full])
+    assert [row["predicted_label"] for row in full] == [label for label, _ in expected]
+    assert not found[2]["predicted_label"]
+
+
+def test_the_column_that_the_run_was_trained_on_is_the_default(tmp_path):
+    run = tiny_run.write(tmp_path / "run", text_column="body")
+    source, outs = tmp_path / "in.csv", [tmp_path / "a.csv", tmp_path / "b.csv"]
+    source.write_text("text,body\nw5,w6 w7\nw8,\n", encoding="utf-8")
+    assert predict_file(run, source, outs[0]).empty == 1
+    assert predict_file(run, source, outs[1], text_column="text").empty == 0
+    rows = read_csv(outs[0])
+    assert rows[0]["predicted_label"] == next(reference(run, ["w6 w7"]))[0]
+
+
+def test_what_is_no_text_in_json_lines_gets_no_label(run, tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": null}\n{"text": "w5"}\n{"id": 3}\n', encoding="utf-8")
+    assert predict_file(run, source, out).empty == 2
+    labels = [json.loads(line)["predicted_label"] for line in out.read_text().splitlines()]
+    assert labels[0] is None and labels[1] in tiny_run.LABELS and labels[2] is None
+
+
+def test_half_a_character_is_replaced_and_counted(run, tmp_path, capsys):
+    source, out = tmp_path / "in.jsonl", tmp_path / "in.predicted.jsonl"
+    lines = [r'{"text": "w5 \ud83d", "\udc00": ["\udc00"]}', r'{"text": "w6 \ud83d\ude00"}']
+    source.write_text("\n".join(lines), encoding="utf-8")
+    assert main(["predict", str(run), str(source)]) == 0
+    assert "3 halves of characters" in capsys.readouterr().out
+    first, second = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert first["text"] == "w5 \ufffd" and first["\ufffd"] == ["\ufffd"]
+    assert second["text"] == "w6 \N{GRINNING FACE}"
+
+
+def test_a_carriage_return_in_a_cell_survives(run, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_bytes(b'text,note\nw5,"one\rtwo"\nw6,"three\r\nfour"\n')
+    predict_file(run, source, tmp_path / "out.csv")
+    assert [row["note"] for row in read_csv(tmp_path / "out.csv")] == ["one\rtwo", "three\r\nfour"]
+
+
+def test_the_labels_go_into_a_file_of_the_same_kind(run, tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["w5"])
+    for name in ("out.tsv", "out.jsonl", "out.csv.gz"):
+        with pytest.raises(InvalidValue, match=r"go into a \.csv file"):
+            predict_file(run, source, tmp_path / name)
 
 
 def test_nothing_is_overwritten_and_no_two_runs_are_mixed(run, tmp_path):

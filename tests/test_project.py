@@ -22,7 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # own, and inside a folder its own neighbours.
 LAYERS = (
     {"errors", "files"},
-    {"runtime", "losses", "batches"},
+    {"runtime", "losses"},
+    {"batches"},
     {"assets"},
     {"corpora", "models", "generation"},
     {"training"},

@@ -359,6 +359,21 @@ def test_accumulation_changes_nothing_for_questions():
     assert losses[0] == pytest.approx(losses[1], abs=2e-6)
 
 
+def test_the_interval_is_that_of_drawing_whole_documents_in_a_loop():
+    random = np.random.default_rng(0)
+    documents = np.repeat(np.arange(30), random.integers(1, 6, size=30))
+    values = np.clip(random.random(len(documents)) + documents % 2 - 0.5, 0, 1)
+    of_document = [values[documents == number] for number in range(30)]
+    means = []
+    for _ in range(4000):
+        rows = random.integers(30, size=30)
+        means.append(np.concatenate([of_document[row] for row in rows]).mean())
+    expected = np.quantile(means, [0.025, 0.975])
+    found = qa.bootstrap_mean(values, documents.astype(str), resamples=4000)
+    assert found == pytest.approx(expected, abs=0.01)
+    assert expected[1] - expected[0] > 0.15
+
+
 def test_the_interval_draws_documents_not_questions():
     values = np.repeat(np.random.default_rng(0).integers(2, size=20), 5).astype(float)
     apart = qa.bootstrap_mean(values, [str(n) for n in range(100)])

@@ -1,5 +1,9 @@
+"""Choosing device, precision and profile, and seeding."""
+
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from helpers.errors import InvalidValue
         ("cuda", (9, 0), (), "bf16"),
         ("cuda", (8, 0), (), "bf16"),
         ("cuda", (8, 6), (), "bf16"),
-        ("cuda", (7, 5), (), "fp16"),  # a T4: torch says bf16 works there, but only emulates it
+        ("cuda", (7, 5), (), "fp16"),  # a T4: torch reports bf16 support, but only emulates it
         ("cuda", (7, 0), (), "fp16"),
         ("cuda", (6, 1), (), "fp32"),
         ("cpu", None, ("avx2",), "fp32"),
@@ -31,37 +35,46 @@ def test_precision_follows_the_hardware(device, capability, flags, expected):
     assert precision == expected and reason
 
 
-def test_a_cuda_device_needs_its_capability():
+def test_a_cuda_device_needs_a_compute_capability():
     with pytest.raises(InvalidValue, match="compute_capability"):
         runtime.choose_precision("cuda")
 
 
 @pytest.mark.parametrize(
-    ("environment", "cuda", "reachable", "expected"),
+    ("cuda", "offline", "reachable", "expected"),
     [
-        ({}, True, True, "full"),
-        ({}, True, False, "quick"),
-        ({}, False, True, "quick"),
-        ({"COURSE_OFFLINE": "1"}, True, True, "quick"),
-        ({"COURSE_PROFILE": "quick"}, True, True, "quick"),
-        ({"COURSE_PROFILE": "full"}, False, False, "full"),
-        ({"COURSE_PROFILE": ""}, False, False, "quick"),
+        (True, False, True, "full"),
+        (True, False, False, "quick"),
+        (False, False, True, "quick"),
+        (True, True, True, "quick"),
     ],
 )
-def test_the_profile_follows_the_machine_unless_it_is_named(environment, cuda, reachable, expected):
+def test_the_profile_follows_the_machine(cuda, offline, reachable, expected):
     profile, reason = runtime.choose_profile(
-        environment=environment, cuda=cuda, hub_reachable=lambda: reachable
+        cuda=cuda, offline=offline, hub_reachable=lambda: reachable
     )
     assert profile == expected and reason
 
 
-def test_the_hub_is_not_asked_without_need():
+@pytest.mark.parametrize(("cuda", "offline"), [(False, False), (True, True)])
+def test_the_hub_is_contacted_only_if_it_matters(cuda, offline):
     runtime.choose_profile(
-        environment={}, cuda=False, hub_reachable=lambda: pytest.fail("asked the Hub")
+        cuda=cuda, offline=offline, hub_reachable=lambda: pytest.fail("contacted the Hub")
     )
 
 
-def test_unknown_values_name_what_is_allowed(monkeypatch):
+def test_the_environment_sets_the_profile_and_an_argument_overrides_it(monkeypatch):
+    monkeypatch.setenv("COURSE_PROFILE", "full")
+    found = runtime.detect()
+    assert (found.profile, found.profile_reason) == ("full", "as asked for")
+    assert runtime.detect(profile="quick").profile == "quick"
+    monkeypatch.setattr(runtime, "hub_is_reachable", lambda: False)
+    monkeypatch.setenv("COURSE_PROFILE", "")
+    found = runtime.detect()
+    assert found.profile == "quick" and found.profile_reason != "as asked for"
+
+
+def test_an_unknown_value_is_reported_with_the_allowed_ones(monkeypatch):
     with pytest.raises(InvalidValue, match=r"'quik'.*quick, full"):
         runtime.detect(profile="quik")
     with pytest.raises(InvalidValue, match=r"'fp8'.*fp32, bf16, fp16"):
@@ -73,7 +86,7 @@ def test_unknown_values_name_what_is_allowed(monkeypatch):
         runtime.detect()
 
 
-def test_the_environment_can_set_the_precision_and_an_argument_outweighs_it(monkeypatch):
+def test_the_environment_sets_the_precision_and_an_argument_overrides_it(monkeypatch):
     monkeypatch.setenv("COURSE_PRECISION", "bf16")
     assert runtime.detect().precision == "bf16"
     assert runtime.detect(precision="fp32").precision == "fp32"
@@ -84,10 +97,10 @@ def test_the_environment_can_set_the_precision_and_an_argument_outweighs_it(monk
     assert "as asked for" not in runtime.detect().precision_reason
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_a_missing_device_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(InvalidValue, match="'cuda' is not on this machine"):
+    with pytest.raises(InvalidValue, match="'cuda', which this machine lacks; use"):
         runtime.detect(device="cuda")
 
 
@@ -116,7 +129,7 @@ def test_a_seed_outside_its_range_is_refused(seed):
         runtime.set_seed(seed)
 
 
-def test_an_endpoint_that_does_not_answer_is_not_reachable(monkeypatch):
+def test_an_endpoint_that_never_answers_is_not_reachable(monkeypatch):
     monkeypatch.delenv("COURSE_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert not runtime.hub_is_reachable()
@@ -137,12 +150,12 @@ def test_on_a_gpu_the_chosen_precision_computes(monkeypatch):
 
 
 def test_threads_follow_the_environment():
-    import subprocess
-    import sys
-
     code = "from helpers import runtime; print(runtime.detect().threads)"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "1"

@@ -212,6 +212,20 @@ def test_the_gazetteer_marks_the_longest_name_it_knows():
     assert tok.Gazetteer([]).tag(["York"]) == ["O"]
 
 
+def test_the_interval_is_that_of_drawing_documents_and_scoring_with_seqeval():
+    random = np.random.default_rng(1)
+    gold = [["B-PERSON", "O", "B-PLACE"] * 3 for _ in range(40)]
+    found = [[tag if random.random() < 0.8 else "O" for tag in tags] for tags in gold]
+    scores = []
+    for _ in range(300):
+        rows = random.integers(40, size=40)
+        pair = ([gold[row] for row in rows], [found[row] for row in rows])
+        scores.append(f1_score(*pair, mode="strict", scheme=IOB2))
+    expected = np.quantile(scores, [0.025, 0.975])
+    assert tok.bootstrap_f1(gold, found) == pytest.approx(expected, abs=0.012)
+    assert expected[1] - expected[0] > 0.05
+
+
 def test_the_interval_holds_the_score_and_narrows_with_more_documents():
     random = np.random.default_rng(1)
     gold = [["B-PERSON", "O", "B-PLACE"] * 3 for _ in range(80)]

@@ -1,4 +1,4 @@
-"""Controls redraw a plain function, each figure once; without ipywidgets it still draws."""
+"""Controls redraw a plain function and show each figure once; without ipywidgets it still draws."""
 
 import sys
 
@@ -15,7 +15,7 @@ from helpers.errors import InvalidValue
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What was displayed, in order."""
+    """Everything that was displayed, in order."""
     things = []
     monkeypatch.setattr("IPython.display.display", things.append)
     yield things
@@ -40,7 +40,7 @@ def test_controls_redraw_the_function(shown):
     assert plt.get_fignums() == []
 
 
-def test_a_figure_of_before_is_left_alone(shown):
+def test_an_earlier_figure_is_left_alone(shown):
     mine = plt.figure()
     widgets.draw(bar, height=3)
     assert len(shown) == 1
@@ -52,7 +52,7 @@ def test_a_function_that_only_prints(shown, capsys):
     assert shown == [] and capsys.readouterr().out == "\n"
 
 
-def test_without_ipywidgets_it_draws_once_and_says_so(shown, capsys, monkeypatch):
+def test_without_ipywidgets_it_draws_once_with_a_note(shown, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     widgets.explore(bar, height=(1, 5), colour=["red", "green"])
     assert "ipywidgets is not installed" in capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_without_ipywidgets_it_draws_once_and_says_so(shown, capsys, monkeypatch
     assert figure.axes[0].patches[0].get_width() == 2
 
 
-def test_an_error_is_shown_in_place_of_the_figure(shown, capsys):
+def test_an_error_is_shown_instead_of_the_figure(shown, capsys):
     def only_positive(height=1):
         if height < 1:
             raise InvalidValue(f"height is {height}; it must be above 0")
@@ -89,7 +89,7 @@ def no_default(x):
         ("text", "text"),
     ],
 )
-def test_where_a_control_begins(control, value):
+def test_where_a_control_starts(control, value):
     assert widgets.start_value(no_default, "x", control) == pytest.approx(value)
 
 
@@ -109,7 +109,7 @@ def write(text, versions=2, top_p=0.9):
     return [f" <{top_p}> {number}" for number in range(versions)]
 
 
-def test_an_offer_is_appended_to_the_text(shown):
+def test_a_suggestion_is_appended_to_the_text(shown):
     widgets.writing_assistant(write, "It was", versions=(1, 4), top_p=(0.1, 1.0))
     (panel,) = shown
     box, versions, top_p, ask, offers = panel.children
@@ -117,15 +117,14 @@ def test_an_offer_is_appended_to_the_text(shown):
     assert offers.children == ()
     versions.value = 3
     ask.click()
-    assert [button.description for button in offers.children] == [
-        " <0.9> 0", " <0.9> 1", " <0.9> 2",
-    ]  # fmt: skip
+    suggested = [button.description for button in offers.children]
+    assert suggested == [" <0.9> 0", " <0.9> 1", " <0.9> 2"]
     offers.children[1].click()
     assert box.value == "It was <0.9> 1" and offers.children == ()
     assert ask.disabled is False
 
 
-def test_pressing_again_brings_other_offers(shown):
+def test_clicking_again_brings_new_suggestions(shown):
     def drawn(text, seed=2):
         return [f" offer {seed}"]
 
@@ -138,7 +137,7 @@ def test_pressing_again_brings_other_offers(shown):
     assert found == [" offer 2", " offer 3", " offer 1", " offer 2"]
 
 
-def test_offers_with_line_breaks_and_without_a_character(shown):
+def test_suggestions_with_line_breaks_and_empty_ones(shown):
     widgets.writing_assistant(lambda text: ["\nA new line", ""], "It was.")
     box, ask, offers = shown[0].children
     ask.click()
@@ -154,7 +153,7 @@ def test_offers_with_line_breaks_and_without_a_character(shown):
     assert box.value == "It was.\nA new line"
 
 
-def test_an_error_of_the_assistant_is_shown_in_place_of_offers(shown):
+def test_an_error_of_the_assistant_is_shown_instead_of_suggestions(shown):
     widgets.writing_assistant(write, "", versions=(1, 4))
     box, _, ask, offers = shown[0].children
     ask.click()
@@ -164,7 +163,7 @@ def test_an_error_of_the_assistant_is_shown_in_place_of_offers(shown):
     assert len(offers.children) == 2 and ask.disabled is False
 
 
-def test_without_ipywidgets_offers_are_printed_once(shown, capsys, monkeypatch):
+def test_without_ipywidgets_suggestions_are_printed_once(shown, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     widgets.writing_assistant(write, "It was", versions=(1, 4))
     first, *offers = capsys.readouterr().out.splitlines()
@@ -172,7 +171,7 @@ def test_without_ipywidgets_offers_are_printed_once(shown, capsys, monkeypatch):
     assert offers == ["1.  <0.9> 0", "2.  <0.9> 1"] and shown == []
 
 
-def test_a_chat_shows_all_that_was_said(shown):
+def test_a_chat_shows_the_whole_conversation(shown):
     said, forgotten = [], []
 
     def say(message):
@@ -182,25 +181,22 @@ def test_a_chat_shows_all_that_was_said(shown):
         return f"{len(said)} <b>\nnext"
 
     widgets.chat(say, lambda: forgotten.append(True))
-    log, (box, send), again = (
-        shown[0].children[0],
-        shown[0].children[1].children,
-        shown[0].children[2],
-    )
+    log, line, again = shown[0].children
+    box, send = line.children
     box.value = "Who & what?"
     send.click()
     assert said == ["Who & what?"] and box.value == "" and send.disabled is False
     assert "Who &amp; what?" in log.value and "1 &lt;b&gt;<br>next" in log.value
     send.click()
     assert len(said) == 1 and "the message is empty" in log.value
-    box.value = "By the Enter key?"
-    box._handle_custom_msg({"event": "submit"}, [])  # what the browser sends for it
-    assert said == ["Who & what?", "By the Enter key?"] and box.value == ""
+    box.value = "With the Enter key?"
+    box._handle_custom_msg({"event": "submit"}, [])  # what the browser sends
+    assert said == ["Who & what?", "With the Enter key?"] and box.value == ""
     again.click()
     assert log.value == "" and forgotten == [True]
 
 
-def test_without_ipywidgets_a_chat_says_so(shown, capsys, monkeypatch):
+def test_without_ipywidgets_a_chat_prints_a_note(shown, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     widgets.chat(str.upper)
     assert "ipywidgets is not installed" in capsys.readouterr().out and shown == []

@@ -104,8 +104,9 @@ def _plan(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from helpers import tasks
     from helpers.cli.table import score_table
+    from helpers.corpora.tables import split_name
 
-    options.out = options.out or Path("runs") / Path(options.task).stem
+    options.out = options.out or Path("runs") / split_name(Path(options.task))[0]
     names = {field.name for field in dataclasses.fields(tasks.RunSettings)}
     settings = {name: value for name, value in vars(options).items() if name in names}
     metrics = tasks.train(_task(options), tasks.RunSettings(**settings), report=_report)
@@ -227,8 +228,8 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "task",
         metavar="TASK",
         help="news, messages, reviews, entities, relations or questions; sst2 or ag-news from the "
-        "Hub; or a file of your own: a CSV of texts and labels, or a JSON file of questions in "
-        "SQuAD form",
+        "Hub; or a file of your own: a table of texts and labels (.csv, .tsv, .jsonl, each also "
+        ".gz), or a JSON file of questions in SQuAD form",
     )
-    parser.add_argument("--text-column", metavar="NAME", help="of a CSV file (default: text)")
-    parser.add_argument("--label-column", metavar="NAME", help="of a CSV file (default: label)")
+    parser.add_argument("--text-column", metavar="NAME", help="of a table (default: text)")
+    parser.add_argument("--label-column", metavar="NAME", help="of a table (default: label)")

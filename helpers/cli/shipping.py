@@ -10,11 +10,13 @@ def add_commands(commands: Any) -> None:
 
     commands: what ``argparse.ArgumentParser.add_subparsers`` returned.
     """
-    predict = commands.add_parser("predict", help="label every row of a CSV or JSONL file")
+    predict = commands.add_parser("predict", help="label every row of a table")
     predict.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
-    predict.add_argument("source", type=Path, metavar="FILE", help=".csv or .jsonl, in UTF-8")
+    predict.add_argument("source", type=Path, metavar="FILE", help=".csv, .tsv, .jsonl or .gz")
     predict.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with .predicted")
-    predict.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
+    predict.add_argument(
+        "--text-column", metavar="NAME", help="default: the one it was trained on, or text"
+    )
     predict.add_argument("--chunk-rows", type=int, default=512, metavar="N", help="rows in memory")
     predict.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     predict.set_defaults(run=_predict)
@@ -52,10 +54,12 @@ def add_commands(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from helpers.corpora.tables import split_name
     from helpers.shipping.batch_prediction import predict_file
 
     source = options.source
-    out = options.out or source.with_name(f"{source.stem}.predicted{source.suffix}")
+    stem, kind = split_name(source)
+    out = options.out or source.with_name(f"{stem}.predicted{kind}")
     summary = predict_file(
         options.folder,
         source,
@@ -71,6 +75,8 @@ def _predict(options: argparse.Namespace) -> int:
         f"{summary.empty:,} without a text, {summary.truncated:,} cut to what the model reads; "
         f"mean probability {summary.mean_confidence:.3f}"
     )
+    if summary.replaced:
+        print(f"{summary.replaced:,} halves of characters (lone surrogates) became U+FFFD")
     return 0
 
 

@@ -1,12 +1,11 @@
-"""The course's own annotations of news openings: entities, relations and questions, kept apart
-from the text ("stand-off"). A record names its document, the SHA-256 of the text, and character
-offsets; the text stays in the news asset, and every offset is checked against it when it is read.
+"""The course's own annotations of news openings: entities, relations and questions, separate from
+the text ("stand-off"). A record names its document, the SHA-256 of the text, and character
+offsets; the text is in the news asset, and every offset is checked against it when it is read.
 
 ``data/annotations/guideline.md`` says what is marked and how.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from helpers import assets
 from helpers.assets import catalog
 from helpers.corpora.readers import read_text
+from helpers.corpora.tables import Table
 from helpers.errors import CourseError, unknown_name
 
 SPLITS = ("train", "validation", "test")
@@ -55,7 +55,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Question:
-    """answers: ({"text": ..., "start": offset}, ...), the first one preferred; empty if the
+    """answers: ({"text": ..., "start": offset}, ...), the preferred one first; empty if the
     opening does not answer the question."""
 
     id: str
@@ -65,7 +65,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Opening:
-    """The first sentences of a news article with what was annotated in them.
+    """The first sentences of a news article and their annotations.
 
     document: "topic/number.txt" in the news asset. text: title, blank line, sentences.
     """
@@ -82,8 +82,8 @@ def load(split: str | None = None, *, path: Path | None = None) -> list[Opening]
     """The annotated openings of one split ("train", "validation", "test"), or all of them, in
     the order of the file (default: data/annotations/openings.jsonl).
 
-    Raises InvalidValue: an unknown split; CourseError: the file cannot be read, or a record does
-    not hold what ``problems`` asks for (the first few are named).
+    Raises InvalidValue: an unknown split; CourseError: the file cannot be read, or records have
+    ``problems`` (the first few are named).
     """
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -92,41 +92,31 @@ def load(split: str | None = None, *, path: Path | None = None) -> list[Opening]
 
 
 def load_second() -> list[Opening]:
-    """Openings of the test split as a second annotator marked them, independently and from the
-    same guideline: entities and relations, no questions."""
+    """Openings of the test split, annotated again by a second person who worked independently
+    from the same guideline: entities and relations, no questions."""
     return list(_load(folder() / "second.jsonl", assets.fetch("news")))
 
 
 def folder() -> Path:
-    """Where the annotation files and their guideline lie."""
+    """The folder of the annotation files and their guideline."""
     return catalog.data_folder() / "annotations"
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines. Raises CourseError that names the unreadable line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CourseError(f"the annotations in {path} cannot be read: {error}.") from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise CourseError(f"line {number} of {path.name} is not JSON: {error}.") from None
-    return records
+    """The records of a JSON lines file. Raises CourseError that names the unreadable line."""
+    return [row.values for row in Table(path)]
 
 
 def problems(record: dict[str, Any], whole_text: str, *, questions: bool = True) -> Iterator[str]:
-    """What is wrong with one record, a sentence for each fault; nothing if it is sound.
+    """What is wrong with one record, a sentence per fault; nothing if it is sound.
 
-    whole_text: the whole article, as ``corpus_files.read_text`` gives it.
+    whole_text: the whole article, as ``readers.read_text`` returns it.
     questions: whether the record must have exactly five questions.
     """
     try:
         yield from _problems(record, whole_text, questions)
     except (KeyError, TypeError, IndexError) as error:
-        yield f"it lacks a field or has one of another kind: {type(error).__name__} {error}"
+        yield f"a field is missing or has the wrong type: {type(error).__name__} {error}"
 
 
 def _problems(record: dict[str, Any], whole_text: str, questions: bool) -> Iterator[str]:
@@ -142,7 +132,7 @@ def _problems(record: dict[str, Any], whole_text: str, questions: bool) -> Itera
     text = whole_text[: record["end"]]
     entities = record["entities"]
     for entity in entities:
-        yield from check_span(text, entity["start"], entity["end"], entity["text"])
+        yield from _check_span(text, entity["start"], entity["end"], entity["text"])
         if entity["label"] not in ENTITY_LABELS:
             yield (
                 f"{entity['text']!r} has the label {entity['label']!r}; it must be one of "
@@ -156,30 +146,29 @@ def _problems(record: dict[str, Any], whole_text: str, questions: bool) -> Itera
         yield from _check_relation(relation, entities)
         pair = (relation["head"], relation["tail"], relation["label"])
         if pair in seen:
-            yield f"the relation {pair} stands twice"
+            yield f"the relation {pair} is there twice"
         seen.add(pair)
     asked = [question["question"] for question in record.get("questions", [])]
     if questions and len(asked) != QUESTIONS_EACH:
         yield f"it has {len(asked)} questions, not {QUESTIONS_EACH}"
     if len(set(asked)) < len(asked):
-        yield "a question stands twice"
+        yield "a question is there twice"
     for question in record.get("questions", []):
         if not question["question"].strip().endswith("?"):
             yield f"{question['question']!r} does not end with a question mark"
         for answer in question["answers"]:
             end = answer["start"] + len(answer["text"])
-            yield from check_span(text, answer["start"], end, answer["text"])
+            yield from _check_span(text, answer["start"], end, answer["text"])
 
 
-def check_span(text: str, start: int, end: int, surface: str) -> Iterator[str]:
-    """What is wrong with a span: outside the text, other words than it says, a cut word."""
+def _check_span(text: str, start: int, end: int, surface: str) -> Iterator[str]:
     if not (0 <= start < end <= len(text)):
         yield f"{surface!r} at {start} to {end} is outside the text of {len(text)} characters"
     elif text[start:end] != surface:
-        yield f"at {start} to {end} stands {text[start:end]!r}, not {surface!r}"
+        yield f"the text at {start} to {end} is {text[start:end]!r}, not {surface!r}"
     elif surface != surface.strip():
         yield f"{surface!r} begins or ends with a space"
-    elif re.match(r"\w\w", text[max(0, start - 1) : start + 1]) and start:
+    elif re.match(r"\w\w", text[max(0, start - 1) : start + 1]):
         yield f"{surface!r} at {start} begins inside a word"
     elif re.match(r"\w\w", text[end - 1 : end + 1]):
         yield f"{surface!r} at {start} ends inside a word"
@@ -204,13 +193,12 @@ def _check_relation(relation: dict[str, Any], entities: Sequence[dict]) -> Itera
 
 @lru_cache(maxsize=4)
 def _load(path: Path, news: Path) -> tuple[Opening, ...]:
-    records = read_records(path)
-    openings, faults, splits = [], [], {}
-    for record in records:
+    openings, faults, names = [], [], set()
+    for record in read_records(path):
         name = record.get("document", "a record without a document")
-        if name in splits:
-            faults.append(f"{name}: it stands twice")
-        splits[name] = record.get("split")
+        if name in names:
+            faults.append(f"{name}: it is there twice")
+        names.add(name)
         source = news / name
         if not source.is_file():
             faults.append(f"{name}: the news asset has no such file")
@@ -223,8 +211,8 @@ def _load(path: Path, news: Path) -> tuple[Opening, ...]:
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:5])
         raise CourseError(
-            f"{path.name} has {len(faults)} faults:\n{shown}\nMend the file, or take the "
-            f"course's own again."
+            f"{path.name} has {len(faults)} faults:\n{shown}\nCorrect the file, or restore the "
+            f"course's own."
         )
     return tuple(openings)
 

@@ -1,6 +1,6 @@
 """A catalogued data set as ``datasets.DatasetDict``: cleaned, without duplicates, split once.
 
-Duplicates go *before* the split, so that no text is in two splits. Two texts are duplicates when
+Duplicates go *before* the split, so that no text is in two splits. Two texts are duplicates if
 they are equal after folding case and white space; the first one stays. If copies of one text
 carry different labels, the label that most of them carry wins and a tie removes the text:
 ``cleaning_report`` counts these as ``label_conflicts``. Everything depends on the seed and the
@@ -8,39 +8,38 @@ files alone: paths are sorted, and no hash order or global random state is used.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helpers import assets
 from helpers.corpora import readers
 from helpers.corpora.readers import Contents, Row
+from helpers.corpora.tables import Table
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
 NEUTRAL = 0.5  # a review whose mean rating is no further from 0 than this is neither class
 SPLITS = ("train", "validation", "test")
-LEAST_OF_A_CLASS = 10  # different texts, in a file of one's own
+LEAST_OF_A_CLASS = 10  # different texts, in your own table
 
 
 @dataclass(frozen=True)
 class _Corpus:
-    """names: the classes, in the order of their numbers. read: folder -> (rows as they lie in
-    the files, rows repaired, counts). test, validation: rows; None means the publisher's own
-    split or, for test, all rows that are left when ``train`` is given. asset: where the files
-    are, if not in the asset of the corpus's own name."""
+    """names: the classes, in the order of their numbers. read: gives the rows of its files.
+    validation, test: rows; test 0 means the publisher's own split. asset: where the files are, if
+    not in the asset of the corpus's own name."""
 
     names: tuple[str, ...]
-    read: Callable[[Path, Sequence[str]], Contents]
+    read: readers.Reader
     validation: int
-    test: int | None = None
-    train: int | None = None
+    test: int = 0
     asset: str = ""
 
 
@@ -50,9 +49,8 @@ def label_names(name: str) -> list[str]:
 
 
 def raw(name: str) -> list[Row]:
-    """The rows as they lie in the files, duplicates, broken and neutral ones included: ``text``,
+    """The rows as they are in the files, duplicates, broken and neutral ones included: ``text``,
     ``label`` (class number) and, for reviews, ``rating``."""
-    _corpus(name)
     return [dict(row) for row in _read(name, _folder(name))[0]]
 
 
@@ -60,12 +58,11 @@ def cleaning_report(name: str) -> dict[str, int]:
     """What cleaning did to corpus ``name``, in rows.
 
     rows_read: rows in the files. not_utf8: files that had to be read as Windows-1252.
-    malformed: rows that had swallowed others. repaired: rows got back out of those.
-    neutral_removed: ratings too near to 0. duplicates_removed: copies of an earlier row.
+    malformed: rows that had swallowed others. repaired: rows recovered from those.
+    neutral_removed: ratings too close to 0. duplicates_removed: copies of an earlier row.
     label_conflicts: texts whose copies disagreed. kept: rows that are split. So
     ``kept = rows_read + repaired - neutral_removed - duplicates_removed``.
     """
-    _corpus(name)
     return dict(_clean(name, _folder(name))[1])
 
 
@@ -74,13 +71,14 @@ def load(name: str, *, seed: int = 42, examples: int | None = None) -> "DatasetD
 
     Columns: ``text`` (str), ``label`` (ClassLabel) and, for reviews, ``rating`` (-4 to 4).
     seed: of the split and of the rows' order. examples: keep that many training rows, stratified;
-    with one seed a smaller choice is (up to rounding by class) part of a larger one. Validation
-    and test are the same for every ``examples``.
+    with the same seed, a smaller choice is (up to rounding by class) part of a larger one, and
+    validation and test are always the same.
     Raises InvalidValue: unknown name, or ``examples`` outside 1 .. number of training rows.
     """
     corpus = _corpus(name)
     rows, _ = _clean(name, _folder(name))
-    return _split_and_pack(rows, corpus, name, seed, examples)
+    parts = _split(rows, seed, validation=corpus.validation, test=corpus.test)
+    return _pack(rows, parts, corpus.names, name, examples)
 
 
 def load_csv(
@@ -91,51 +89,59 @@ def load_csv(
     seed: int = 42,
     examples: int | None = None,
 ) -> tuple["DatasetDict", list[str], dict[str, int]]:
-    """A table of one's own (``readers.read_table``), cleaned and split like the course's
-    corpora: the data, the names of the classes in order, and what cleaning did, in rows (see
-    ``cleaning_report``; ``empty``: rows without a text or a label).
+    """Your own table (``tables.Table``), cleaned and split like the course's corpora: the data,
+    the names of the classes in order, and what cleaning did, in rows.
 
-    A fifth of the texts is for testing and a tenth for validation, stratified.
-    Raises InvalidValue: a column that is not there, ``examples`` out of range; CourseError: no
-    table in UTF-8, fewer than two classes, or too few different texts of a class to split.
+    The classes are the distinct labels, sorted: as numbers if they all are, so that 2 comes before
+    10. A fifth of the texts is for testing and a tenth for validation, stratified. The report has
+    the keys of ``cleaning_report`` that apply and ``empty``: rows left out because they have no
+    text or no label, ``replaced``: halves of characters that became U+FFFD.
+
+    Raises InvalidValue: a column that isn't there, ``examples`` out of range; CourseError: a table
+    that cannot be read, fewer than two classes, or too few different texts of a class to split.
     """
-    path = Path(path)
-    names, read, empty = readers.read_table(path, text_column, label_column)
-    rows, report = _without_duplicates(read)
+    if text_column == label_column:
+        raise InvalidValue(f"texts and labels cannot both be in column {text_column!r}.")
+    table = Table(Path(path), text=text_column, label=label_column)
+    pairs, replaced = [], 0
+    for row in table:
+        text = table.cell(row, text_column).strip()
+        label = table.cell(row, label_column, (str, int, float)).strip()
+        pairs.append((text, label))
+        replaced += row.replaced
+    whole = [pair for pair in pairs if all(pair)]
+    names = _in_order({label for _, label in whole})
+    if len(names) < 2:
+        found = f"{len(whole):,} of its {len(pairs):,} rows have both a text and a label"
+        found += f", and the label is always {names[0]!r}" if names else ""
+        raise CourseError(
+            f"{table.path.name} cannot train a classifier: {found}. It needs at least two classes "
+            f"in column {label_column!r}; is it the right one?"
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    rows, report = _without_duplicates([{"text": t, "label": numbers[name]} for t, name in whole])
     counts = Counter(row["label"] for row in rows)
     scarce = [name for number, name in enumerate(names) if counts[number] < LEAST_OF_A_CLASS]
     if scarce:
         raise CourseError(
-            f"{path.name} has fewer than {LEAST_OF_A_CLASS} different texts of {len(scarce)} of "
-            f"the {len(names)} classes in column {label_column!r} "
+            f"{table.path.name} has fewer than {LEAST_OF_A_CLASS} different texts of "
+            f"{len(scarce)} of the {len(names)} classes in column {label_column!r} "
             f"({', '.join(map(repr, scarce[:5]))}{', ...' if len(scarce) > 5 else ''}); each "
             f"needs as many to be split into training, validation and test. Collect more of "
             f"them, leave a class out, or sort grades into a few classes first."
         )
-    corpus = _Corpus(names, lambda *_: (read, read, {}), len(rows) // 10, test=len(rows) // 5)
-    data = _split_and_pack(rows, corpus, path.name, seed, examples)
-    return data, list(names), {"empty": empty, **report}
+    parts = _split(rows, seed, validation=len(rows) // 10, test=len(rows) // 5)
+    data = _pack(rows, parts, names, table.path.name, examples)
+    report = {"empty": len(pairs) - len(whole), "replaced": replaced, **report}
+    return data, names, report
 
 
-def _split_and_pack(
-    rows: Sequence[Row], corpus: "_Corpus", name: str, seed: int, examples: int | None
-) -> "DatasetDict":
-    import datasets
-
-    chosen = _split(rows, corpus, seed)
-    if examples is not None:
-        chosen["train"] = _keep(rows, chosen["train"], examples, name)
-    parts = {split: [rows[i] for i in chosen[split]] for split in SPLITS}
-    _assert_disjoint(parts)
-    features = {
-        "text": datasets.Value("string"),
-        "label": datasets.ClassLabel(names=list(corpus.names)),
-    }
-    if "rating" in rows[0]:
-        features["rating"] = datasets.Value("float64")
-    return datasets.DatasetDict(
-        {split: _dataset(part, datasets.Features(features)) for split, part in parts.items()}
-    )
+def _in_order(labels: Iterable[str]) -> list[str]:
+    names = sorted(labels)
+    try:
+        return sorted(names, key=float)
+    except ValueError:
+        return names
 
 
 def fold(text: str) -> str:
@@ -184,7 +190,8 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]
     copies: dict[str, list[Row]] = {}
     for row in rows:
         copies.setdefault(fold(row["text"]), []).append(row)
-    kept = [row for folded, same in copies.items() if folded and (row := _decide(same))]
+    decided = [_decide(same) for folded, same in copies.items() if folded]
+    kept = [row for row in decided if row]
     return kept, {
         "duplicates_removed": len(rows) - len(kept),
         "label_conflicts": sum(len({r["label"] for r in same}) > 1 for same in copies.values()),
@@ -200,28 +207,47 @@ def _decide(copies: list[Row]) -> Row | None:
     return next(row for row in copies if row["label"] == votes[0][0])
 
 
-def _split(rows: Sequence[Row], corpus: _Corpus, seed: int) -> dict[str, np.ndarray]:
+def _split(rows: Sequence[Row], seed: int, *, validation: int, test: int) -> dict[str, np.ndarray]:
     """Row numbers of each split. Rows that the publisher set aside as test stay test."""
     random = np.random.default_rng(seed)
     fixed = np.array([row.get("split") == "test" for row in rows])
     free = random.permutation(np.flatnonzero(~fixed))
-    if fixed.any():
-        test = np.flatnonzero(fixed)
-    else:
-        size = corpus.test or len(rows) - corpus.train - corpus.validation
-        test, free = _take(rows, free, size)
-    validation, train = _take(rows, free, min(corpus.validation, len(free) // 2))
+    parts = {"test": np.flatnonzero(fixed)}
+    if not fixed.any():
+        parts["test"], free = _take(rows, free, test)
+    parts["validation"], parts["train"] = _take(rows, free, min(validation, len(free) // 2))
     # Taking by share leaves the surplus of one class at the front of what remains: shuffle again.
-    parts = {"train": train, "validation": validation, "test": test}
-    return {split: random.permutation(part) for split, part in parts.items()}
+    return {split: random.permutation(parts[split]) for split in SPLITS}
 
 
-def _keep(rows: Sequence[Row], train: np.ndarray, examples: int, name: str) -> np.ndarray:
-    if not 1 <= examples <= len(train):
-        raise InvalidValue(
-            f"examples is {examples}; {name} has 1 to {len(train):,} training examples."
-        )
-    return _take(rows, train, examples)[0]
+def _pack(
+    rows: Sequence[Row],
+    parts: dict[str, np.ndarray],
+    names: Sequence[str],
+    corpus: str,
+    examples: int | None,
+) -> "DatasetDict":
+    """The rows by split; of the training rows ``examples``, stratified. corpus: its name, for the
+    error."""
+    import datasets  # slow to import
+
+    if examples is not None:
+        if not 1 <= examples <= len(parts["train"]):
+            raise InvalidValue(
+                f"examples is {examples}; {corpus} has 1 to {len(parts['train']):,} training "
+                f"examples."
+            )
+        parts = {**parts, "train": _take(rows, parts["train"], examples)[0]}
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=list(names))}
+    )
+    if "rating" in rows[0]:
+        features["rating"] = datasets.Value("float64")
+    packed = datasets.DatasetDict()
+    for split, numbers in parts.items():
+        columns = {name: [rows[i][name] for i in numbers] for name in features}
+        packed[split] = datasets.Dataset.from_dict(columns, features=features)
+    return packed
 
 
 def _take(rows: Sequence[Row], order: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,19 +265,6 @@ def _take(rows: Sequence[Row], order: np.ndarray, size: int) -> tuple[np.ndarray
     return order[taken], order[~taken]
 
 
-def _assert_disjoint(parts: dict[str, list[Row]]) -> None:
-    texts = [fold(row["text"]) for rows in parts.values() for row in rows]
-    assert len(set(texts)) == len(texts), "a text stands in two splits"
-
-
-def _dataset(rows: Iterable[Row], features: Any) -> "Dataset":
-    import datasets
-
-    rows = list(rows)
-    columns = {name: [row[name] for row in rows] for name in features}
-    return datasets.Dataset.from_dict(columns, features=features)
-
-
 def _rated(file: str) -> _Corpus:
     """Sentences of another kind with ratings, published with the reviews."""
     read = readers.read_ratings(file)
@@ -263,7 +276,7 @@ _CORPORA: dict[str, _Corpus] = {
         ("business", "entertainment", "politics", "sports", "tech"),
         readers.read_news,
         validation=400,
-        train=1300,
+        test=424,
     ),
     "messages": _Corpus(("ham", "spam"), readers.read_messages, validation=500, test=1000),
     "reviews": _Corpus(

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.exercises.question import Question
 
 DISTRIBUTIONS = ([0.5, 0.5], [0.5, 0.25, 0.25], [0.25] * 4, [0.9, 0.1], [0.7, 0.2, 0.1])
 CERTAIN = [1.0, 0.0]
@@ -18,8 +18,6 @@ def _agrees(found: list[float], wanted: list[float]) -> bool:
 
 
 def _check_entropy(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     found = [float(answer(p)) for p in DISTRIBUTIONS]
     wanted = [_entropy(p) for p in DISTRIBUTIONS]
     if _agrees(found, [-h for h in wanted]):
@@ -75,8 +73,6 @@ def _witten_bell(count: float, total: float, kinds: float, shorter: float) -> fl
 
 
 def _check_witten_bell(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     found = [float(answer(*case)) for case in CASES]
     if _agrees(found, [count / total for count, total, _, _ in CASES]):
         return "That is plain counting: what was never seen still gets 0. Mix in `shorter`."
@@ -125,8 +121,6 @@ SCORES = ((20.0, 250, 1000), (2.0, 1000, 1000), (50.0, 180, 1000), (8.0, 300, 12
 
 
 def _check_units(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     found = [float(answer(*score)) for score in SCORES]
     if _agrees(found, [math.log2(p) for p, _, _ in SCORES]):
         return "Those are bits per TOKEN. Turn them into bits in all, then share them out by bytes."
@@ -169,8 +163,6 @@ RUNS = ((135e6, 2e12, 1e14, 0.4), (70e9, 1.4e12, 1e17, 0.5), (1e9, 1e10, 1e12, 1
 
 
 def _check_days(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     found = [float(answer(*run)) for run in RUNS]
     wanted = [6 * n * d / (peak * share) / DAY for n, d, peak, share in RUNS]
     ratios = [f / w for f, w in zip(found, wanted, strict=True)]

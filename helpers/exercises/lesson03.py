@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.exercises.question import Question
 
 VOCABULARY = 49_152
 SAME = 1e-3
@@ -71,7 +71,7 @@ def _near(found: float, value: Tensor | float) -> bool:
 
 
 def _as_float(found: Any, what: str) -> float | str:
-    """The number a learner's function gave, or what is wrong with it."""
+    """The number that a learner's function returned, or a sentence on what is wrong with it."""
     if not isinstance(found, Tensor) and not _is_number(found):
         return f"One number is wanted, {what}; it gave a {type(found).__name__}."
     if isinstance(found, Tensor) and found.numel() != 1:
@@ -82,8 +82,6 @@ def _as_float(found: Any, what: str) -> float | str:
 
 
 def _check_shift(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     generator = torch.Generator().manual_seed(3)
     logits = 3 * torch.randn(7, 5, generator=generator)  # (T, V)
     input_ids = torch.randint(5, (7,), generator=generator)  # (T,)
@@ -137,8 +135,6 @@ def answer(logits, input_ids):
 
 
 def _check_bits_per_byte(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     text, nats = "Sie zahlt 5 € für zwei Äpfel.", 40.0
     size, letters = len(text.encode("utf-8")), len(text)
     found = _as_float(answer(nats, text), "the bits per byte")
@@ -205,8 +201,6 @@ def _masked_example(chosen: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _check_masked_loss(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     logits, labels = _masked_example([(0, 1), (0, 2), (0, 3), (1, 1)])
     before = labels.clone()
     found = _as_float(answer(logits, labels), "the mean loss")

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.exercises.question import Question
 
 QUERY_HEADS, KEY_VALUE_HEADS, HEAD_SIZE, LAYERS, ASKED_HEAD = 9, 3, 64, 30, 5
 
@@ -14,8 +14,6 @@ def _alike(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def _check_mask(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     scores = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 5
     padding = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()[:, None, None, :]  # (B, 1, 1, T)
     for mask in (padding, torch.ones(4, 4, dtype=torch.bool).tril()):
@@ -78,8 +76,6 @@ def _weights(v: int, p: int, h: int, inner: int, layers: int) -> int:
 
 
 def _check_weights(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     sizes = (100, 7, 12, 40, 3)
     v, p, h, inner, layers = sizes
     expected, found = _weights(*sizes), answer(*sizes)
@@ -129,8 +125,6 @@ def answer(V, P, H, inner, layers):
 
 
 def _check_slope(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(2, 5, generator=generator, dtype=torch.float64).requires_grad_()
     g = torch.randn(2, 5, generator=generator, dtype=torch.float64)

@@ -1,17 +1,15 @@
-"""Exercises of lesson 08: a leak check, macro-F1, the size of a test pile, abstaining."""
+"""Exercises of lesson 08: a leak check, macro-F1, the size of a test set, abstaining."""
 
 from typing import Any
 
 import numpy as np
 
-from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.exercises.question import Question
 
 NEEDED = 1.96**2 * 0.95 * 0.05 / 0.01**2  # test examples for 0.95 +- 0.01
 
 
 def _check_leak(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     train = ["Free entry!", "See you at\nhome", "see YOU at home", "ok"]
     found = answer(list(train), ["Call now", "Free entry!", "Lunch?"])
     if np.ndim(found) != 0:
@@ -61,8 +59,6 @@ def answer(train_texts, test_texts):
 
 
 def _check_macro_f1(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     confusion = np.array([[50, 10, 0], [5, 20, 5], [0, 2, 8]])
     with np.errstate(all="ignore"):
         found = answer(confusion.copy())
@@ -160,8 +156,6 @@ q3 = Question(
 
 
 def _check_abstaining(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     # Surest first, rows 3, 0, 4, 1, 2: right, right, wrong, right, wrong. Row 3 is sure of class 0.
     probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.45, 0.55], [0.98, 0.02], [0.2, 0.8]])
     labels = np.array([1, 1, 0, 0, 0])

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from helpers.exercises.question import NOT_A_FUNCTION, Question
+from helpers.exercises.question import Question
 
 SHAPES = (((384, 384), (384, 384)), ((1536, 384), (384, 1536), (384, 384)))
 GPT3 = ((12288, 12288),) * (2 * 96)
@@ -17,8 +17,6 @@ def _numbers(shapes: Any, r: int) -> int:
 
 
 def _check_count(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     cases = [(list(shapes), r) for shapes in (*SHAPES, GPT3) for r in (1, 4)]
     found = [float(answer(shapes, r)) for shapes, r in cases]
 
@@ -88,8 +86,6 @@ def _merge_example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
 
 
 def _check_merge(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     W, A, B, alpha = _merge_example()
     before = W.clone()
     found = torch.as_tensor(answer(W, A, B, alpha), dtype=torch.float64)
@@ -138,13 +134,11 @@ def answer(W, A, B, alpha):
 
 
 def _check_labels(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     prompt, reply, end, length = [7, 8, 9, 5], [21, 22, 2, 23], 2, 11
     found = [int(label) for label in answer(list(prompt), list(reply), end, length)]
     right = [-100] * 4 + reply + [end] + [-100] * 2
     if found == right:
-        # A text that is exactly full has no padding.
+        # A text of exactly the full length has no padding.
         full = [int(label) for label in answer(list(prompt), list(reply), end, 9)]
         return None if full == right[:9] else "Right with padding; for a full row it is not."
     named = {
@@ -204,8 +198,6 @@ def answer(prompt_ids, answer_ids, end_id, length):
 
 
 def _check_quantise(answer: Any) -> str | None:
-    if not callable(answer):
-        return NOT_A_FUNCTION
     w = torch.tensor([0.70, -0.26, 0.04, -0.68, 0.33, 0.0, 0.15, -0.49])
     result = answer(w.clone())
     if not isinstance(result, tuple | list) or len(result) != 2:

@@ -1,4 +1,4 @@
-"""A writing assistant and a chat with memory, as plain functions over ``decoding.generate``."""
+"""A writing assistant and a chat with memory, built on ``decoding.generate``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from helpers.errors import InvalidValue
-from helpers.generation import decoding
+from helpers.generation.decoding import generate
 from helpers.generation.instructions import SYSTEM
 
 
@@ -20,26 +20,31 @@ def continue_text(
     max_new_tokens: int = 30,
     **settings: Any,
 ) -> list[str]:
-    """What could stand after ``text``: that many versions of it, without the text itself.
+    """Possible continuations of ``text``, without the text itself.
 
-    settings: of ``decoding.generate``, such as ``sample=True, top_p=0.9, seed=1``. Versions of one
-    call differ only if they are drawn. Raises InvalidValue: an empty text, versions below 1, and
-    as ``decoding.generate``.
+    versions: how many, at least 1. They differ only with ``sample=True``.
+    settings: passed to ``decoding.generate``, for example ``sample=True, top_p=0.9, seed=1``.
+    Raises InvalidValue for an empty text, versions below 1, and whatever ``decoding.generate``
+    refuses.
     """
     if not isinstance(versions, int) or versions < 1:
         raise InvalidValue(f"versions is {versions}; it must be a whole number of at least 1.")
     if not text.strip():
-        raise InvalidValue(f"the text is {text!r}: empty. Give at least one word to go on from.")
+        raise InvalidValue(f"the text is {text!r}: empty. Give at least one word to continue.")
     ids = torch.tensor([tokenizer(text)["input_ids"]] * versions, device=model.device)
-    written = decoding.generate(model, ids, max_new_tokens=max_new_tokens, **settings)
+    written = generate(model, ids, max_new_tokens=max_new_tokens, **settings)
     return tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. prompt: all that the model read for it, as text, and prompt_tokens its length.
-    forgotten: how many turns (a question and its answer each), the oldest first, did not fit and
-    were left out."""
+    """The model's answer to a message.
+
+    prompt: everything the model read before it answered, as text.
+    prompt_tokens: the length of the prompt.
+    forgotten: how many of the oldest turns (a question and its answer) were left out because
+        they no longer fit.
+    """
 
     text: str
     prompt: str
@@ -50,16 +55,18 @@ class Reply:
         if not self.forgotten:
             return self.text
         turns = "turn" if self.forgotten == 1 else f"{self.forgotten} turns"
-        return f"{self.text}\n[the oldest {turns} did not fit the window: forgotten]"
+        return f"{self.text}\n[forgotten, to fit the window: the oldest {turns}]"
 
 
 class Chat:
-    """A conversation. A language model remembers nothing: what it is to know is sent every time.
+    """A conversation with a model.
 
-    window: tokens that prompt and answer may have together; None takes the model's own window.
-    Before each answer the oldest turns are left out until the rest fits; the system message stays.
-    max_new_tokens: room that is kept for the answer.
-    settings: of ``decoding.generate``.
+    A language model remembers nothing, so each message is sent together with the whole conversation
+    before it. When that no longer fits, the oldest turns are left out; the system message stays.
+
+    window: the most tokens that prompt and answer may have together; None: the model's own window.
+    max_new_tokens: the room reserved for the answer.
+    settings: passed to ``decoding.generate``.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class Chat:
     ) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise InvalidValue(
-                "the tokenizer has no chat template; take one of a model that was tuned to follow "
+                "the tokenizer has no chat template; use that of a model tuned to follow "
                 "instructions, such as 'causal-lm'."
             )
         own = model.config.max_position_embeddings
@@ -90,10 +97,10 @@ class Chat:
         self.forgotten = 0  # turns left out since the conversation began
 
     def say(self, message: str) -> Reply:
-        """The answer to ``message``, with as much of the conversation in mind as fits.
+        """The answer to ``message``, given as much of the conversation as fits.
 
-        Raises InvalidValue: an empty message, or one that does not fit the window even alone. The
-        conversation is then as it was.
+        Raises InvalidValue for an empty message, or one that doesn't fit the window even on its
+        own. The conversation then stays as it was.
         """
         if not message.strip():
             raise InvalidValue(f"the message is {message!r}: empty. Write at least one word.")
@@ -102,21 +109,19 @@ class Chat:
         while len(ids := self._prompt(self.turns[kept:], message)) > room:
             if kept == len(self.turns):
                 raise InvalidValue(
-                    f"the message has {len(ids)} tokens with the system message around it; the "
+                    f"the message has {len(ids)} tokens including the system message; the "
                     f"window of {self.window} leaves {room}. Shorten it, or widen the window."
                 )
             kept += 1
         prompt = torch.tensor([ids], device=self.model.device)
-        written = decoding.generate(
-            self.model, prompt, max_new_tokens=self.max_new_tokens, **self.settings
-        )
+        written = generate(self.model, prompt, max_new_tokens=self.max_new_tokens, **self.settings)
         text = self.tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True).strip()
         self.turns = [*self.turns[kept:], (message, text)]
         self.forgotten += kept
         return Reply(text, self.tokenizer.decode(ids), len(ids), forgotten=kept)
 
     def reset(self) -> None:
-        """Forget everything that was said."""
+        """Forget the whole conversation."""
         self.turns, self.forgotten = [], 0
 
     def _prompt(self, turns: Sequence[tuple[str, str]], message: str) -> list[int]:

@@ -1,6 +1,6 @@
-"""How much a set of texts repeats itself: distinct-n and self-BLEU, on words.
+"""How much a set of texts repeats itself: distinct-n and self-BLEU, counted on words.
 
-Neither asks whether a text is true, sensible or even grammatical: shuffled words score best.
+Neither looks at whether a text is true, sensible or even grammatical: shuffled words score best.
 """
 
 import math
@@ -9,20 +9,22 @@ from collections.abc import Sequence
 
 from helpers.errors import InvalidValue
 
-_EPSILON = 0.1  # what no match at all counts, as in the smoothing of Chen & Cherry 2014, method 1
+# A precision without a match counts as this part of one match, because a single 0 would make the
+# geometric mean 0 (Chen & Cherry 2014, method 1).
+_EPSILON = 0.1
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, cut at white space: what both measures count by default."""
+    """The words of a text in lower case, split at white space."""
     return text.lower().split()
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Different n-grams of words in all texts together, divided by the n-grams they have.
+    """The number of different n-grams in all texts together, divided by the number of n-grams.
 
-    From just above 0 (always the same words) to 1 (no n-gram occurs twice). It falls as texts get
-    longer or more: compare sets of one size only.
-    Raises InvalidValue: n below 1, no text that has n words.
+    It runs from just above 0 (always the same words) to 1 (no n-gram occurs twice). It falls when
+    there are more texts or longer ones, so compare only sets of the same size.
+    Raises InvalidValue for n below 1, or if no text has n words.
     Source: Li et al. 2016, who divide by the number of words instead.
     """
     _check_n("n", n)
@@ -33,11 +35,12 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
 
 
 def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
-    """How much of a text's n-grams of 1 to ``max_n`` words stands in the references: 0 to 1.
+    """The share of a text's n-grams (n from 1 to ``max_n`` words) that occur in the references,
+    from 0 to 1.
 
-    The geometric mean of the clipped precisions, times exp(1 - r/c) where the text (c words) is
-    shorter than the reference of the nearest length (r). A precision without a match counts as
-    0.1 of one match. Raises InvalidValue: an empty text, no references, max_n below 1.
+    It is the geometric mean of the clipped precisions. A text of c words that is shorter than the
+    reference of the nearest length, r words, is penalised by the factor exp(1 - r/c).
+    Raises InvalidValue for an empty text, no references, or max_n below 1.
     Source: Papineni et al. 2002; smoothing: Chen & Cherry 2014, method 1.
     """
     _check_n("max_n", max_n)
@@ -49,9 +52,11 @@ def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
         )
     logs = 0.0
     for n in range(1, max_n + 1):
-        counts, allowed = Counter(_grams(own, n)), Counter()
+        counts = Counter(_grams(own, n))
+        allowed: Counter[tuple[str, ...]] = Counter()
         for other in others:
-            allowed |= Counter(_grams(other, n))  # the most that any one reference has
+            # Clipping: an n-gram counts as often as the one reference that has it most often.
+            allowed |= Counter(_grams(other, n))
         matches = sum((counts & allowed).values())
         logs += math.log(max(matches, _EPSILON) / max(sum(counts.values()), 1))
     c = len(own)
@@ -60,14 +65,15 @@ def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
 
 
 def self_bleu(texts: Sequence[str], max_n: int = 4) -> list[float]:
-    """The BLEU of each text against all the others; their mean is the set's self-BLEU.
+    """The BLEU of each text against all the others; the mean is the self-BLEU of the set.
 
-    Near 1: the texts say the same in the same words. Raises InvalidValue: fewer than two texts.
+    Near 1, the texts say the same thing in the same words.
+    Raises InvalidValue for fewer than two texts.
     Source: Zhu et al. 2018 (Texygen).
     """
     texts = list(texts)
     if len(texts) < 2:
-        raise InvalidValue(f"self-BLEU of {len(texts)} texts; give at least two.")
+        raise InvalidValue(f"self-BLEU needs at least two texts, and there are {len(texts)}.")
     return [bleu(text, texts[:i] + texts[i + 1 :], max_n) for i, text in enumerate(texts)]
 
 

@@ -1,7 +1,8 @@
-"""Instructions and answers: the course's pairs, as examples to train a chat model on, and the
-model's own answers.
+"""Instruction tuning: the course's pairs of instruction and answer, their encoding for training,
+and the answers of a model.
 
-Only the answer and its end token have labels: the model is to answer, not to write questions.
+Only the answer and its end token have labels, because the model should learn to answer, not to
+write questions.
 """
 
 import json
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from helpers.assets import catalog
-from helpers.batches import IGNORED, EncodedTexts
+from helpers.batches import EncodedTexts, Indices
 from helpers.errors import CourseError, InvalidValue, unknown_name
+from helpers.losses import IGNORED
 
 SPLITS = ("train", "heldout")
-# Without a system message of ours, a model's template may write one of its own (SmolLM2's does).
+# Without an explicit system message, the chat template of some models (SmolLM2's, for example)
+# inserts its own.
 SYSTEM = "Answer briefly."
 _FIELDS = ("id", "split", "kind", "instruction", "answer")
 
@@ -26,8 +29,9 @@ _FIELDS = ("id", "split", "kind", "instruction", "answer")
 class EncodedInstructions:
     """Conversations of one instruction and one answer, for ``training.fit``.
 
-    texts: the N conversations' token ids. prompt_lengths: (N,) tokens before the answer.
-    lengths: (N,) tokens of prompt, answer and end token.
+    texts: the token ids of N conversations.
+    prompt_lengths: (N,), tokens before the answer.
+    lengths: (N,), tokens of prompt, answer and end token.
     """
 
     def __init__(self, texts: EncodedTexts, prompt_lengths: np.ndarray) -> None:
@@ -37,18 +41,18 @@ class EncodedInstructions:
         return len(self.lengths)
 
     def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
+        self, indices: Indices, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels``, all (B, T) int64 and padded on the
-        right. Labels are -100 on the prompt and the padding; ``generator`` is not used."""
+        right. Labels are -100 in the prompt and the padding. ``generator`` is not used."""
         batch = self.texts.batch(indices)
-        prompt = torch.from_numpy(self.prompt_lengths[np.asarray(indices)])[:, None]
-        columns = torch.arange(batch["input_ids"].shape[1])
-        marked = batch["attention_mask"].bool() & (columns >= prompt)
-        return batch | {"labels": batch["input_ids"].masked_fill(~marked, IGNORED)}
+        prompt = torch.from_numpy(self.prompt_lengths[np.asarray(indices)])[:, None]  # (B, 1)
+        columns = torch.arange(batch["input_ids"].shape[1])  # (T,)
+        in_answer = batch["attention_mask"].bool() & (columns >= prompt)  # (B, T)
+        return batch | {"labels": batch["input_ids"].masked_fill(~in_answer, IGNORED)}
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Tokens of the answers, end tokens included: the model's loss is the mean over them."""
+        """Tokens of the answers and their end tokens, because the loss is the mean over them."""
         return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
@@ -58,8 +62,9 @@ def load_instructions(
     """The course's pairs (id, split, kind, instruction, answer), in the order of the file.
 
     split: "train" or "heldout" (never to be trained on); None: both.
-    path: another JSON file of the same form. Raises InvalidValue: an unknown split, a field that
-    is missing or empty, an id that occurs twice; CourseError: the file cannot be read.
+    path: another JSON file in the same format.
+    Raises InvalidValue for an unknown split, a field that is missing or empty, or an id that
+    occurs twice, and CourseError if the file can't be read.
     """
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -76,14 +81,16 @@ def load_instructions(
         for field in _FIELDS:
             value = pair.get(field) if isinstance(pair, dict) else None
             if not isinstance(value, str) or not value.strip():
-                raise InvalidValue(f"{name} has {value!r} as its {field}; it must be a text.")
+                raise InvalidValue(
+                    f"{name} has {value!r} as its {field}; it must be non-empty text."
+                )
         if pair["split"] not in SPLITS:
             raise InvalidValue(
                 f"{name} ({pair['id']}) has the split {pair['split']!r}; it must be one of "
                 f"{', '.join(SPLITS)}."
             )
         if pair["id"] in seen:
-            raise InvalidValue(f"{name} has the id {pair['id']!r}, which an earlier one has.")
+            raise InvalidValue(f"{name} has the id {pair['id']!r}, which an earlier pair has.")
         seen.add(pair["id"])
     return [pair for pair in pairs if split in (None, pair["split"])]
 
@@ -95,24 +102,24 @@ def encode_instructions(
     max_length: int = 128,
     system: str | None = SYSTEM,
 ) -> EncodedInstructions:
-    """Each pair as one conversation in the tokenizer's own chat format.
+    """Each pair as one conversation in the chat format of the tokenizer.
 
-    pairs: dictionaries with ``instruction`` and ``answer`` (and ``id``, for messages).
-    max_length: tokens of a conversation at most; nothing is cut off.
-    system: what stands before the instruction; None leaves that to the chat template.
-    Raises InvalidValue: no pairs, an empty text, a pair that is too long (it is named), a
-    tokenizer without a chat template or an end token.
+    pairs: dictionaries with ``instruction`` and ``answer`` (and ``id``, for error messages).
+    max_length: the most tokens per conversation. A longer one is refused and not cut, because
+        the model would learn to stop in the middle of an answer.
+    system: the system message before the instruction; None leaves it to the chat template.
+    Raises InvalidValue if there are no pairs, if a text is empty, if a pair is too long (the
+    message names it), or if the tokenizer has no chat template or no end token.
     """
     if not pairs:
         raise InvalidValue("there are no pairs to encode; give at least one.")
-    answers = [pair["answer"] for pair in pairs]
     prompts = _encode_prompts(tokenizer, [pair["instruction"] for pair in pairs], system)
-    rows = []
-    for pair, prompt, answer in zip(pairs, prompts, answers, strict=True):
+    rows: list[list[int]] = []
+    for pair, prompt in zip(pairs, prompts, strict=True):
         name = pair.get("id", f"number {len(rows)}")
-        if not answer.strip():
+        if not pair["answer"].strip():
             raise InvalidValue(f"the answer of pair {name} is empty; remove the pair.")
-        reply = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        reply = tokenizer(pair["answer"], add_special_tokens=False)["input_ids"]
         rows.append([*prompt, *reply, tokenizer.eos_token_id])
         if len(rows[-1]) > max_length:
             raise InvalidValue(
@@ -136,12 +143,13 @@ def answer(
     system: str | None = SYSTEM,
     batch_size: int = 16,
 ) -> list[str]:
-    """The model's answer to each instruction: always the most probable next token, up to the end
-    token or ``max_new_tokens`` tokens. ``system`` must be what the model was trained with.
+    """The model's answer to each instruction: always the most probable next token, until the end
+    token or ``max_new_tokens`` tokens.
 
-    The prompts of a batch are padded on the left, so that every answer starts right after its
-    prompt. The model's mode (training or not) is put back.
-    Raises InvalidValue: a number below 1, an empty instruction, too many tokens for the model.
+    system: the system message that the model was trained with.
+    The model's mode (training or evaluation) is restored afterwards.
+    Raises InvalidValue for a number below 1, an empty instruction, or too many tokens for the
+    model.
     """
     from transformers import GenerationConfig
 
@@ -155,7 +163,7 @@ def answer(
     if longest + max_new_tokens > positions:
         raise InvalidValue(
             f"the longest prompt has {longest} tokens; with max_new_tokens={max_new_tokens} that "
-            f"is more than the model's {positions} positions. Shorten the one or the other."
+            f"is more than the model's {positions} positions. Shorten it or lower max_new_tokens."
         )
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -169,6 +177,7 @@ def answer(
         for start in range(0, len(prompts), batch_size):
             part = prompts[start : start + batch_size]
             width = max(map(len, part))
+            # Padding goes on the left, so that every answer starts right after its prompt.
             empty = [width - len(prompt) for prompt in part]
             padded = zip(empty, part, strict=True)
             ids = torch.tensor([[settings.pad_token_id] * n + prompt for n, prompt in padded])
@@ -187,11 +196,11 @@ def answer(
 def _encode_prompts(
     tokenizer: Any, instructions: Sequence[str], system: str | None
 ) -> list[list[int]]:
-    """Token ids of all that stands before the answers."""
+    """The token ids of everything before the answers."""
     if not getattr(tokenizer, "chat_template", None) or tokenizer.eos_token_id is None:
         raise InvalidValue(
-            "the tokenizer has no chat template or no end token; take one of a model that was "
-            "tuned to follow instructions, such as 'causal-lm'."
+            "the tokenizer has no chat template or no end token; use that of a model tuned to "
+            "follow instructions, such as 'causal-lm'."
         )
     before = [] if system is None else [{"role": "system", "content": system}]
     prompts = []

@@ -1,4 +1,5 @@
-"""Pretrained models: loaded from the catalogue, adapted (``lora``), shrunk (``quantization``)."""
+"""Pretrained models: load them from the catalogue, adapt them (``lora``), shrink them
+(``quantization``), and read Google's BERT checkpoints (``google_bert``)."""
 
 from helpers.models.loading import (
     count_parameters,

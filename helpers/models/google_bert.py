@@ -7,8 +7,8 @@ A folder as Google publishes it, such as uncased_L-12_H-768_A-12, holds ``bert_c
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from transformers import BertConfig, BertForPreTraining, BertModel, BertTokenize
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.models.tf_checkpoint import TensorBundle
 
-# Google's "gelu" has meant two functions; transformers tells them apart by these names.
+# Google's "gelu" has meant two functions, which transformers calls by these names.
 GELU = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
-_SETTINGS = {  # what bert_config.json may say, and what it means where it does not
+_SETTINGS = {  # the keys of bert_config.json with their defaults
     "vocab_size": None,
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -32,7 +32,7 @@ _SETTINGS = {  # what bert_config.json may say, and what it means where it does 
     "type_vocab_size": 2,
     "initializer_range": 0.02,
 }
-# Of the training run, and the task heads of run_classifier.py and run_squad.py.
+# Variables of the training run, and the task heads of run_classifier.py and run_squad.py.
 _LEFT_OUT = re.compile(
     r"(.*/)?(adam|lamb)_[mv]$|global_step$|output_(weights|bias)$|cls/squad/output_(weights|bias)$"
 )
@@ -55,21 +55,21 @@ def load_google_bert(
 ) -> tuple[BertModel | BertForPreTraining, BertTokenizer]:
     """The model (float32, eval mode) and the tokenizer of a folder in Google's format.
 
-    checkpoint: the TensorFlow files' name without ending; None: ``bert_model.ckpt``, or the only
-        one there is.
+    checkpoint: the TensorFlow files' name without extension; None: ``bert_model.ckpt``, or the
+        only one there is.
     heads: with the two heads of pre-training (``BertForPreTraining``) instead of the body alone.
-    gelu: what "gelu" in bert_config.json means. "tanh": the approximation in Google's repository
-        as it is now. "erf": the exact function, which it had in 2018 and which transformers has.
-    lower_case: of the tokenizer, as in Google's ``do_lower_case``; None: whether the vocabulary
-        has no capital letter outside the special tokens.
-    Raises CourseError: a file is missing, cut off or damaged, names or shapes that do not fit
-    the configuration; InvalidValue: an unknown ``gelu``.
+    gelu: what "gelu" in bert_config.json means. "tanh": the approximation that Google's repository
+        uses now. "erf": the exact function, which it used in 2018 and which transformers uses.
+    lower_case: Google's ``do_lower_case``, for the tokenizer; None: True if the vocabulary has no
+        capital letter outside the special tokens.
+    Raises CourseError: a file that is missing, cut off or damaged, names or shapes that do not
+    match the configuration; InvalidValue: an unknown ``gelu``.
     """
     folder = Path(folder)
     config = google_config(folder / "bert_config.json", gelu=gelu)
     tokenizer = _tokenizer(folder / "vocab.txt", config, lower_case)
     bundle = TensorBundle(_prefix(folder, checkpoint))
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's random state alone
         model = (BertForPreTraining if heads else BertModel)(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     state = {
@@ -81,7 +81,7 @@ def load_google_bert(
 
 
 def google_config(path: str | Path, *, gelu: str = "tanh") -> BertConfig:
-    """A bert_config.json as transformers' configuration; ``gelu`` as in ``load_google_bert``."""
+    """The BertConfig for a bert_config.json; ``gelu`` as in ``load_google_bert``."""
     if gelu not in GELU:
         raise unknown_name("gelu", gelu, GELU)
     try:
@@ -102,7 +102,7 @@ def google_config(path: str | Path, *, gelu: str = "tanh") -> BertConfig:
     if settings["hidden_size"] % settings["num_attention_heads"]:
         raise CourseError(
             f"hidden_size {settings['hidden_size']} in {path} cannot be shared by "
-            f"{settings['num_attention_heads']} attention heads."
+            f"{settings['num_attention_heads']} attention heads; it must be a multiple of them."
         )
     if settings["hidden_act"] == "gelu":
         settings["hidden_act"] = GELU[gelu]
@@ -110,8 +110,8 @@ def google_config(path: str | Path, *, gelu: str = "tanh") -> BertConfig:
 
 
 def torch_name(name: str) -> tuple[str, bool] | None:
-    """What transformers calls Google's tensor ``name``, and whether the tensor is to be
-    transposed; None for what a model does not hold (``adam_m``, ``global_step`` ...).
+    """The transformers name for Google's tensor ``name``, and whether to transpose the tensor;
+    None for what isn't part of a model (``adam_m``, ``global_step`` ...).
 
     TensorFlow's kernels are (in, out) and multiplied from the right, PyTorch's weights (out, in).
     """
@@ -125,9 +125,11 @@ def torch_name(name: str) -> tuple[str, bool] | None:
     return ".".join([*path, _LAST.get(last, last)]), last == "kernel"
 
 
-def _weights(bundle: TensorBundle, wanted: dict[str, tuple[int, ...]], heads: bool) -> Any:
-    """Name and array of each of the model's weights; names and shapes are judged before the
-    first is read."""
+def _weights(
+    bundle: TensorBundle, wanted: dict[str, tuple[int, ...]], heads: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the name and array of each of the model's weights; all names and shapes are checked
+    before the first is read."""
     prefix = "" if heads else "bert."
     found: dict[str, tuple[str, bool]] = {}
     for name, entry in bundle.entries.items():
@@ -143,7 +145,7 @@ def _weights(bundle: TensorBundle, wanted: dict[str, tuple[int, ...]], heads: bo
             expected = wanted[target][::-1] if transposed else wanted[target]
             raise CourseError(
                 f"tensor {name} has shape {entry.shape}; by bert_config.json it should have "
-                f"{expected}. Is the configuration of another model?"
+                f"{expected}. Is the configuration that of another model?"
             )
         found[target] = (name, transposed)
     missing = [name for name in wanted if name not in found]
@@ -152,7 +154,7 @@ def _weights(bundle: TensorBundle, wanted: dict[str, tuple[int, ...]], heads: bo
         head = " Load it with heads=False." if all(m.startswith("cls.") for m in missing) else ""
         raise CourseError(
             f"{bundle.prefix} has no weights for {', '.join(missing[:3])}{more} (named as in "
-            f"transformers). Is bert_config.json of another model?{head}"
+            f"transformers). Does bert_config.json belong to another model?{head}"
         )
     for target, (name, transposed) in found.items():
         array = bundle.read(name)
@@ -162,12 +164,13 @@ def _weights(bundle: TensorBundle, wanted: dict[str, tuple[int, ...]], heads: bo
 def _unexpected(bundle: TensorBundle, name: str, count: int) -> str:
     if any(key.startswith("_CHECKPOINTABLE_OBJECT_GRAPH") for key in bundle.entries):
         return (
-            f"{bundle.prefix} is a checkpoint of TensorFlow 2's objects, as tf.train.Checkpoint "
+            f"{bundle.prefix} is an object-based TensorFlow 2 checkpoint, as tf.train.Checkpoint "
             "writes it; Google's BERT repository has named variables (bert/embeddings/...)."
         )
     return (
         f"tensor {name} of {bundle.prefix} belongs to no part of the model that bert_config.json "
-        f"describes ({count} weights). Is it the configuration of another model, or no BERT?"
+        f"describes ({count} weights). Is that the configuration of another model, or is this not a "
+        "BERT checkpoint?"
     )
 
 
@@ -191,7 +194,7 @@ def _tokenizer(path: Path, config: BertConfig, lower_case: bool | None) -> BertT
     if len(tokens) != config.vocab_size:
         raise CourseError(
             f"{path} has {len(tokens)} tokens, bert_config.json says {config.vocab_size}. They "
-            "are of different models, or the vocabulary is cut off."
+            "belong to different models, or the vocabulary is cut off."
         )
     if lower_case is None:
         lower_case = not any(token != token.lower() for token in tokens if token[:1] != "[")

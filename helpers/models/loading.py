@@ -1,7 +1,8 @@
-"""Catalogued models as transformers objects for a task, loaded without noise.
+"""Load and save models: the catalogue's models as transformers objects, ready for a task.
 
-A name is one of the catalogue's models, a folder that holds a model, or (full profile) a
-repository on the Hugging Face Hub. Weights come in float32 and only from safetensors or GGUF.
+A name is a model of the catalogue, a folder with a model or, in the full profile, a repository on
+the Hugging Face Hub. Weights are loaded in float32, and only from safetensors or GGUF files: a
+pickled checkpoint can run any code when it is opened.
 """
 
 import io
@@ -10,6 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +36,7 @@ from helpers.assets import catalog
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
 _DEFAULT = {"quick": "encoder", "full": "bert-base"}
-_DROPOUTS = (  # the names that model families give to their dropout probabilities
+_DROPOUTS = (  # what the configurations of different architectures call their dropout
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "classifier_dropout",
@@ -45,22 +47,22 @@ _DROPOUTS = (  # the names that model families give to their dropout probabiliti
 
 
 def default_model(profile: str) -> str:
-    """The encoder of a profile: "encoder" in "quick", "bert-base" in "full"."""
+    """The encoder of a profile: "encoder" for "quick", "bert-base" for "full"."""
     if profile not in _DEFAULT:
         raise unknown_name("profile", profile, _DEFAULT)
     return _DEFAULT[profile]
 
 
 def load_tokenizer(name: str = "encoder") -> PreTrainedTokenizerBase:
-    """The tokenizer of model ``name``."""
+    """The tokenizer of the model ``name``."""
     with _quiet():
         return AutoTokenizer.from_pretrained(_source(name))
 
 
 def load_encoder(name: str = "encoder", *, attention: str = "sdpa") -> PreTrainedModel:
-    """The body without a head, in eval mode: hidden states (B, T, hidden size).
+    """The pretrained body without a head, in eval mode; it returns hidden states (B, T, width).
 
-    attention: "sdpa" (fast) or "eager" (can return the attention weights).
+    attention: "sdpa" (fast) or "eager" (slower, but able to return the attention weights).
     """
     with _quiet():
         model = AutoModel.from_pretrained(_source(name), attn_implementation=attention, **_SAFE)
@@ -75,19 +77,18 @@ def load_classifier(
     dropout: float | None = None,
     attention_dropout: float | None = None,
 ) -> PreTrainedModel:
-    """A sequence classifier in eval mode: the pretrained body under a fresh head
-    (a model that was saved with as many classes keeps its own head).
+    """A text classifier in eval mode: the pretrained body with a new head. (A model saved with the
+    same number of classes keeps its own head.)
 
-    labels: names of the classes in the order of their numbers, at least two, all different.
-    seed: of the head's weights; the global random state is left as it was.
-    dropout: sets all dropout probabilities, 0 <= dropout < 1; None keeps the model's own.
-    attention_dropout: sets those of attention weights apart; None: like ``dropout``.
+    labels: the names of the classes in the order of their numbers, at least two, all different.
+    seed: for the weights of the new head; torch's global generator is left alone.
+    dropout: all dropout probabilities, 0 <= dropout < 1; None keeps those of the model.
+    attention_dropout: a separate probability for the attention weights; None: same as ``dropout``.
     """
-    labels = _different(labels)
     return _with_head(
         AutoModelForSequenceClassification,
         name,
-        labels=labels,
+        labels=_check_labels(labels),
         seed=seed,
         dropout=dropout,
         attention_dropout=attention_dropout,
@@ -97,8 +98,8 @@ def load_classifier(
 def load_regressor(
     name: str = "encoder", *, seed: int = 42, dropout: float | None = None
 ) -> PreTrainedModel:
-    """A model of one number a text in eval mode: logits (B, 1) from a fresh head, and the mean
-    squared error as its loss. seed, dropout: as in ``load_classifier``."""
+    """A model in eval mode that predicts one number per text: logits (B, 1) from a new head, and
+    the mean squared error as its loss. seed, dropout: as in ``load_classifier``."""
     return _with_head(
         AutoModelForSequenceClassification, name, labels=["value"], seed=seed, dropout=dropout
     )
@@ -112,16 +113,15 @@ def load_token_classifier(
     dropout: float | None = None,
     attention_dropout: float | None = None,
 ) -> PreTrainedModel:
-    """A classifier of every token in eval mode: logits (B, T, C) from a fresh head.
+    """A model in eval mode that classifies each token: logits (B, T, C) from a new head.
 
-    labels: the tags' names in the order of their numbers. seed, dropout, attention_dropout: as in
-    ``load_classifier``.
+    labels: the names of the tags in the order of their numbers.
+    seed, dropout, attention_dropout: as in ``load_classifier``.
     """
-    labels = _different(labels)
     return _with_head(
         AutoModelForTokenClassification,
         name,
-        labels=labels,
+        labels=_check_labels(labels),
         seed=seed,
         dropout=dropout,
         attention_dropout=attention_dropout,
@@ -131,12 +131,12 @@ def load_token_classifier(
 def load_question_answerer(
     name: str = "encoder", *, seed: int = 42, dropout: float | None = None
 ) -> PreTrainedModel:
-    """A model of answer spans in eval mode: start and end logits (B, T) from a fresh head.
+    """A model in eval mode that finds answer spans: start and end logits (B, T) from a new head.
     seed, dropout: as in ``load_classifier``."""
     return _with_head(AutoModelForQuestionAnswering, name, seed=seed, dropout=dropout)
 
 
-def _different(labels: Sequence[str]) -> list[str]:
+def _check_labels(labels: Sequence[str]) -> list[str]:
     labels = list(labels)
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise InvalidValue(f"labels are {labels}; give at least two different names of classes.")
@@ -144,7 +144,7 @@ def _different(labels: Sequence[str]) -> list[str]:
 
 
 def _with_head(
-    kind: type,
+    kind: Any,
     name: str,
     *,
     labels: Sequence[str] | None = None,
@@ -152,7 +152,7 @@ def _with_head(
     dropout: float | None,
     attention_dropout: float | None = None,
 ) -> PreTrainedModel:
-    """The pretrained body under a head of ``kind``, fresh unless one of that size was saved."""
+    """The pretrained body with a head of ``kind``, new unless one of that size was saved."""
     for key, value in (("dropout", dropout), ("attention_dropout", attention_dropout)):
         if value is not None and not 0 <= value < 1:
             raise InvalidValue(f"{key} is {value}; it must be at least 0 and below 1.")
@@ -167,28 +167,28 @@ def _with_head(
         if labels is not None and len(labels) == 1:
             config.problem_type = "regression"
         for key in filter(partial(hasattr, config), _DROPOUTS):
-            of_attention = "attention" in key and attention_dropout is not None
-            if (value := attention_dropout if of_attention else dropout) is not None:
+            separate = "attention" in key and attention_dropout is not None
+            if (value := attention_dropout if separate else dropout) is not None:
                 setattr(config, key, value)
         return kind.from_pretrained(source, config=config, ignore_mismatched_sizes=True, **_SAFE)
 
 
 def load_masked_lm(name: str = "encoder", *, seed: int = 42) -> PreTrainedModel:
-    """The body under a masked-language-model head, in eval mode.
+    """The pretrained body with a masked-language-model head, in eval mode.
 
-    The quick profile's encoder was published without such a head: its dense layer and its
-    normalisation are then fresh (from ``seed``, the global random state is left as it was), and
-    the decoder is tied to the word embeddings as in BERT. Its predictions are worth nothing
-    before it is trained.
+    The encoder of the quick profile was published without such a head. Its dense layer and
+    normalisation are then drawn from ``seed`` (torch's global generator is left alone), and its
+    decoder shares the word embeddings, as in BERT. Its predictions are worthless until it has been
+    trained.
     """
     with _quiet(), _seeded(seed):
         return AutoModelForMaskedLM.from_pretrained(_source(name), **_SAFE)
 
 
 def load_causal_lm(name: str = "causal-lm", *, attention: str = "sdpa") -> PreTrainedModel:
-    """A causal language model, float32, in eval mode: logits (B, T, V).
+    """A causal language model in float32 and eval mode: logits (B, T, V).
 
-    The catalogue's model is a quantised GGUF file. The first call turns it into safetensors in
+    The catalogue's model is a quantised GGUF file. The first call converts it to safetensors in
     the cache (20 to 60 seconds, 0.5 GB); later calls load that in about a second.
     """
     with _quiet():
@@ -206,9 +206,10 @@ def tiny_gpt(
     heads: int = 4,
     seed: int = 42,
 ) -> GPT2LMHeadModel:
-    """A GPT-2 without any training and without dropout, its weights drawn from ``seed``.
+    """An untrained GPT-2 without dropout; its weights are drawn from ``seed``.
 
-    positions: tokens it can see at most. width: of the hidden states, a multiple of ``heads``.
+    positions: the most tokens it can read.
+    width: the size of the hidden states, a multiple of ``heads``.
     """
     sizes = {
         "vocabulary_size": vocabulary_size,
@@ -221,7 +222,9 @@ def tiny_gpt(
         if value < 1:
             raise InvalidValue(f"{key} is {value}; it must be at least 1.")
     if width % heads:
-        raise InvalidValue(f"width {width} cannot be shared by {heads} heads; take a multiple.")
+        raise InvalidValue(
+            f"width is {width}, which {heads} heads can't share; use a multiple of {heads}."
+        )
     config = GPT2Config(
         vocab_size=vocabulary_size,
         n_positions=positions,
@@ -236,15 +239,15 @@ def tiny_gpt(
     )
     with _quiet(), _seeded(seed):
         model = GPT2LMHeadModel(config)
-    model.loss_type = "ForCausalLM"  # what transformers takes anyway, but with a warning
+    model.loss_type = "ForCausalLM"  # the default of transformers, but it warns if this is unset
     return model
 
 
 def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model (eval mode) and tokenizer that ``train`` or ``save_pretrained`` wrote: a
-    classifier of texts or of tokens, or a model of answer spans, as its config.json says.
+    """The model (in eval mode) and tokenizer that ``train`` or ``save_pretrained`` wrote.
 
-    Raises CourseError when ``folder`` does not hold them, or holds a damaged one.
+    config.json decides which kind it is: it classifies texts or tokens, or finds answer spans.
+    Raises CourseError if ``folder`` has no model, or a damaged one.
     """
     folder = Path(folder)
     wanted = ("config.json", "model.safetensors", "tokenizer_config.json")
@@ -254,7 +257,7 @@ def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
         step = (
             f"Did you mean {folder / 'model'}?"
             if inside.is_file()
-            else "Name the folder `model` that a finished run wrote, or train one: "
+            else "Give the folder `model` of a finished run, or train a model: "
             "python -m helpers train news --out runs/news"
         )
         raise CourseError(f"{folder} holds no trained model: no {', '.join(missing)}. {step}")
@@ -266,33 +269,33 @@ def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
                 raise ValueError(f"{architecture} has none of the heads {', '.join(_HEADS)}")
             model = kinds[0].from_pretrained(folder, **_SAFE)
             return model.eval(), AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # safetensors, json and transformers each raise their own kinds
+    except Exception as error:  # safetensors, json and transformers each raise errors of their own
         raise CourseError(
             f"the model in {folder} cannot be read ({type(error).__name__}: {error}). "
-            f"Save it again, or train it again."
+            f"Save or train it again."
         ) from error
 
 
 def save_trained(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
 ) -> None:
-    """Write both so that ``load_trained``, ``from_pretrained`` and ``pipeline`` load them.
+    """Save both so that ``load_trained``, ``from_pretrained`` and ``pipeline`` can load them.
 
-    The folder appears whole: what an earlier save left there is replaced at the very end.
+    All or nothing: an earlier save is replaced only after the new one is complete.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch, _quiet():
-        whole, earlier = Path(scratch) / "new", Path(scratch) / "earlier"
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
-        if folder.exists():
-            folder.replace(earlier)
-        whole.replace(folder)
+        new = Path(scratch) / "new"
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        if folder.exists():  # a folder can't be renamed onto one that has files in it
+            folder.replace(Path(scratch) / "earlier")
+        new.replace(folder)
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
-    """Numbers in the model's weights; shared ones count once."""
+    """How many numbers the model's weights hold. Weights that two layers share count once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
@@ -305,7 +308,7 @@ _SAFE = {"dtype": torch.float32, "use_safetensors": True}
 
 
 def _source(name: str) -> str:
-    """What ``from_pretrained`` is given for ``name``: a folder, or a Hub id in the full profile."""
+    """What to pass to ``from_pretrained`` for ``name``: a folder, or an id on the Hub."""
     known = [key for key, asset in catalog.load_catalog().items() if asset.kind == "model"]
     if name in known:
         folder = assets.fetch(name)
@@ -315,29 +318,34 @@ def _source(name: str) -> str:
         return str(name)
     if "/" in name and runtime.detect().profile == "full":
         return name
-    also = ["or a folder with a model", "or in the full profile owner/name on the Hugging Face Hub"]
-    raise unknown_name("model", name, [*known, *also])
+    raise InvalidValue(
+        f"{unknown_name('model', name, known)} You can also give the folder of a model or, in the "
+        f"full profile, owner/name on the Hugging Face Hub."
+    )
 
 
 def _model_folder(folder: Path) -> Path:
-    if (folder / "config.json").is_file():
-        return folder
+    """The folder nearest to the top of ``folder`` that has a config.json."""
     found = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
     return found[0].parent if found else folder
 
 
 def _convert(name: str, gguf: Path) -> Path:
-    """The folder of the safetensors form of a GGUF file, made when it is first asked for."""
+    """The folder with the safetensors version of a GGUF file, converted on the first call."""
 
     def build(folder: Path) -> None:
         options = {"gguf_file": gguf.name}
-        with _quiet(), _seeded(0), redirect_stderr(io.StringIO()):  # the converter has its own bar
+        with (
+            _quiet(),
+            _seeded(0),
+            redirect_stderr(io.StringIO()),
+        ):  # it has a progress bar of its own
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
             quantised = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, dtype=torch.float32, **options
             )
-            # transformers refuses to save a model that it remembers as quantised: a plain one
-            # takes over the numbers.
+            # transformers refuses to save a model that was loaded from a quantised file, so its
+            # weights are copied into a new one.
             config = quantised.config
             if hasattr(config, "quantization_config"):
                 del config.quantization_config
@@ -352,7 +360,7 @@ def _convert(name: str, gguf: Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' load reports and progress bars; its settings are put back."""
+    """Silence the loading reports and progress bars of transformers, then restore its settings."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -366,7 +374,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Weights drawn inside depend on ``seed`` alone; the global generator is left as it was."""
+    """Make the weights drawn inside depend only on ``seed``; restore torch's generator after."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

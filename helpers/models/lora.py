@@ -1,7 +1,8 @@
-"""LoRA (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models") by ``peft``.
+"""LoRA, with the ``peft`` library.
 
-A frozen matrix W of shape (out, in) is used as W + (alpha / rank) B A, of which only
-A (rank, in) and B (out, rank) are trained. B starts at zero, so a fresh adapter changes nothing.
+A weight matrix W (out, in) is frozen and replaced by W + (alpha / rank) B A. Only A (rank, in) and
+B (out, rank) are trained. B starts at zero, so a new adapter changes nothing.
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
 
 import warnings
@@ -14,8 +15,8 @@ from torch import nn
 
 from helpers.errors import InvalidValue, unknown_name
 
-_HEADS = ("classifier", "score")  # fresh in every fine-tuning, so trained in full
-_MATRICES = ("Linear", "Conv1D")
+_HEADS = ("classifier", "score")  # untrained before fine-tuning, so they are trained in full
+_MATRICES = ("Linear", "Conv1D")  # GPT-2 uses Conv1D, which stores W transposed
 
 
 def add_lora(
@@ -27,21 +28,23 @@ def add_lora(
     dropout: float = 0.0,
     seed: int = 42,
 ) -> nn.Module:
-    """A ``peft.PeftModel`` around ``model`` with an adapter on every target matrix; all other
-    weights are frozen, but a classification head (``classifier`` or ``score``) is trained in full.
+    """Add an adapter to every target matrix of ``model``; returns a ``peft.PeftModel``.
 
-    rank: 1 to the smaller side of the smallest target matrix.
+    All other weights are frozen, except a classification head (``classifier`` or ``score``), which
+    is trained in full. ``model`` itself is changed: use only what is returned, and ``merge`` it
+    after training.
+
+    rank: from 1 to the smaller side of the smallest target matrix.
     alpha: above 0; the change is multiplied by alpha / rank. None: twice the rank.
-    targets: names of linear layers, such as "query"; a dotted end such as "attention.output.dense"
-        picks fewer. None: what peft uses for the architecture (BERT: query and value; Llama:
-        q_proj and v_proj).
-    dropout: on the adapter's input, 0 <= dropout < 1.
-    seed: of A; the global random state is left as it was.
-    ``model`` itself is changed; go on with what is returned, and ``merge`` it in the end.
-    Raises InvalidValue for what is out of range, and names near a target that does not exist.
+    targets: names of linear layers, such as "query"; a dotted name such as "attention.output.dense"
+        selects fewer. None: the default of peft for the architecture (BERT: query and value;
+        Llama: q_proj and v_proj).
+    dropout: on the input of the adapter, 0 <= dropout < 1.
+    seed: for the weights of A; torch's global generator is left alone.
+    Raises InvalidValue for a value out of range or an unknown target, with the closest match.
     """
     if settings(model):
-        raise InvalidValue("the model has an adapter already; merge it first, or load a fresh one.")
+        raise InvalidValue("the model already has an adapter; merge it first, or load a new model.")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise InvalidValue(f"rank is {rank!r}; it must be a whole number, at least 1.")
     alpha = 2 * rank if alpha is None else alpha
@@ -62,14 +65,14 @@ def add_lora(
     shape = tuple(matrices[smallest].weight.shape)
     if rank > min(shape):
         raise InvalidValue(
-            f"rank is {rank}, but {smallest} has the shape {shape}: no change of it has a rank "
+            f"rank is {rank}, but {smallest} has the shape {shape}, and no such matrix has a rank "
             f"above {min(shape)}. Give 1 to {min(shape)}; 4 to 16 is usual."
         )
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft computes alpha / rank with any number
         target_modules=names,
         lora_dropout=dropout,
         modules_to_save=heads or None,
@@ -77,7 +80,7 @@ def add_lora(
     )
     training = model.training
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        # peft asks transformers for a name that the latter is about to change.
+        # peft uses a deprecated name of transformers, and learners can't do anything about it.
         warnings.simplefilter("ignore", FutureWarning)
         torch.default_generator.manual_seed(seed)
         adapted = get_peft_model(model, config)
@@ -85,18 +88,19 @@ def add_lora(
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """The plain transformers model with W + (alpha / rank) B A in place of W, and the trained
-    head; every weight is trainable again. What ``add_lora`` returned is used up.
+    """The transformers model with W + (alpha / rank) B A in place of W, and the trained head.
 
+    All weights are trainable again. What ``add_lora`` returned can't be used any more.
     Raises InvalidValue if ``model`` has no adapter.
     """
     if not settings(model):
-        raise InvalidValue("the model has no adapter to merge; add_lora returns one that has.")
-    return model.merge_and_unload().requires_grad_(True)
+        raise InvalidValue("the model has no adapter to merge; call add_lora first.")
+    plain: nn.Module = model.merge_and_unload()  # type: ignore[operator]
+    return plain.requires_grad_(True)
 
 
 def settings(model: nn.Module) -> dict[str, Any] | None:
-    """rank, alpha, targets and dropout of the model's adapter; None if it has none."""
+    """The rank, alpha, targets and dropout of the model's adapter; None if it has none."""
     found = getattr(model, "peft_config", None)
     if not found:
         return None
@@ -122,7 +126,7 @@ def _default_targets(model: nn.Module) -> list[str]:
 
 
 def _choose(matrices: dict[str, nn.Module], targets: Sequence[str]) -> list[str]:
-    """The full names that the targets stand for."""
+    """The full names of all matrices that the targets select."""
     if not targets:
         raise InvalidValue("targets is empty; name at least one linear layer.")
     chosen = []

@@ -1,9 +1,11 @@
-"""Labels for a file of any length: in constant memory, and without losing what a kill left done.
+"""Labels for a file of any length: in constant memory, and without losing what was done before a
+kill.
 
-Rows go through in chunks that are cut by counting alone. A chunk is written to ``<out>.part`` and
-forced to the disk; only then does ``<out>.progress.json`` say so. A run that is taken up again cuts
-off what that file does not vouch for and goes on at the next chunk, so the texts share batches as
-they would have, and the output is the same to the last bit.
+The whole file is checked before the first label. Then rows are labelled in chunks of a fixed number
+of rows. A chunk is written to ``<out>.part`` and forced to the disk before
+``<out>.progress.json`` records it. A resumed run cuts off what that record does not cover and goes
+on with the next chunk, so each text is in the same batch as in an uninterrupted run, and the output
+is the same to the last bit.
 """
 
 import json
@@ -16,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import batches, evaluation
-from helpers.corpora.tables import Row, check_kind, columns_of, csv_line, json_line, read_rows
+from helpers.corpora.tables import Row, Table, csv_line, json_line
 from helpers.errors import CourseError, InvalidValue
 from helpers.files import sha256_of, write_text
-from helpers.tasks.running import load_run, model_folder
+from helpers.tasks.running import load_run, model_folder, recorded_run
 
 ADDED = ("predicted_label", "probability")
 
@@ -27,13 +29,14 @@ ADDED = ("predicted_label", "probability")
 @dataclass
 class Summary:
     """What was predicted. rows: in the file. empty: rows without a text, which get no label.
-    truncated: texts longer than the model reads. labels: how often each was given.
-    confidence: sum of the probabilities of the labels given. resumed_from: rows that an earlier
-    run had done."""
+    truncated: texts longer than the model reads. replaced: halves of characters in the file, which
+    became U+FFFD. labels: how often each was given. confidence: sum of the probabilities of the
+    labels given. resumed_from: rows that an earlier run had done."""
 
     rows: int = 0
     empty: int = 0
     truncated: int = 0
+    replaced: int = 0
     labels: dict[str, int] = field(default_factory=dict)
     confidence: float = 0.0
     resumed_from: int = 0
@@ -49,48 +52,56 @@ def predict_file(
     source: Path,
     out: Path,
     *,
-    text_column: str = "text",
+    text_column: str | None = None,
     chunk_rows: int = 512,
     resume: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Label every row of a CSV or JSONL file with a saved text classifier.
+    """Label every row of a table (``corpora.tables.Table``) with a saved text classifier.
 
-    folder: what ``train`` wrote, or a folder with a classifier. source: UTF-8; a CSV with a header,
-    or one JSON object a line. out: a file of the same kind: each row of the source, in its order,
-    with ``predicted_label`` and ``probability`` (six decimals; both empty where there is no text).
-    chunk_rows: rows held in memory at once. resume: go on where an interrupted run stopped.
+    folder: what ``train`` wrote, or a folder with a classifier. out: a file of the same kind, with
+    the same separator, in UTF-8 and not compressed: each row of the source, in its order, with
+    ``predicted_label`` and ``probability`` (six decimals; both empty if there is no text).
+    text_column: None for the one that the model was trained on, by the run's metrics.json, or
+    "text". chunk_rows: rows held in memory at once. resume: go on where an interrupted run stopped.
 
-    Raises InvalidValue: another kind of file, a column that is not there or would be overwritten,
+    Raises InvalidValue: not a table, a column that isn't there or would be overwritten,
     ``chunk_rows`` below 1, a model of another kind. CourseError: a row that cannot be read (its
     line is named), ``out`` or its unfinished part exists, or that part belongs to another source,
-    model or setting.
+    model or setting. All of these are raised before a row is labelled.
     """
     source, out = Path(source), Path(out)
-    columns = _check_call(source, out, text_column, chunk_rows)
+    column = text_column or recorded_run(Path(folder)).get("text_column", "text")
+    table = Table(source, text=column)
+    _check_call(table, out, chunk_rows)
+    replaced = _check_rows(table, column)
     model, tokenizer = load_run(folder)
     names = label_names(model, folder)
     run = {
         "source": sha256_of(source),
         "model": _hash_model(Path(folder)),
-        "text_column": text_column,
+        "text_column": column,
         "chunk_rows": chunk_rows,
     }
     part, progress = Path(f"{out}.part"), Path(f"{out}.progress.json")
     summary, written = _restore(part, progress, run, out, resume)
+    summary.replaced = replaced
     if resume:
         say(f"{summary.resumed_from:,} rows of an earlier run are kept")
-    is_csv = source.suffix.lower() == ".csv"
-    rows = islice(read_rows(source), summary.rows, None)
+    rows = islice(table, summary.rows, None)
     with part.open("r+b" if written else "wb") as file:
         file.seek(written)
         file.truncate()
-        if is_csv and not written:
-            file.write(csv_line([*columns, *ADDED]))
+        if table.separator and not written:
+            file.write(csv_line([*table.columns, *ADDED], table.separator))
         while chunk := list(islice(rows, chunk_rows)):
-            for row in _label(model, tokenizer, names, chunk, text_column, summary):
-                file.write(csv_line(list(row.values())) if is_csv else json_line(row))
-            _force(file)
+            for row in _label(model, tokenizer, names, table, chunk, column, summary):
+                if table.separator:
+                    file.write(csv_line(list(row.values()), table.separator))
+                else:
+                    file.write(json_line(row))
+            file.flush()
+            os.fsync(file.fileno())
             state = {"run": run, "written": file.tell(), "summary": asdict(summary)}
             write_text(progress, json.dumps(state))
             say(f"{summary.rows:,} rows")
@@ -115,22 +126,19 @@ def _label(
     model: Any,
     tokenizer: Any,
     names: list[str],
+    table: Table,
     chunk: list[Row],
-    text_column: str,
+    column: str,
     summary: Summary,
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """The rows with their labels; counts them in ``summary``."""
-    for number, row in enumerate(chunk, summary.rows + 1):
-        if not isinstance(row.get(text_column), str):
-            raise CourseError(
-                f"row {number} has {row.get(text_column)!r} under {text_column!r}, and a text is "
-                f"wanted. Mend that row, or write an empty text."
-            )
-    full = [i for i, row in enumerate(chunk) if row[text_column].strip()]
+    texts = [table.cell(row, column) for row in chunk]
+    full = [i for i, text in enumerate(texts) if text.strip()]
     given: dict[int, tuple[str, float]] = {}
     if full:
-        texts = [chunk[i][text_column] for i in full]
-        encoded = batches.encode(tokenizer, texts, max_length=tokenizer.model_max_length)
+        encoded = batches.encode(
+            tokenizer, [texts[i] for i in full], max_length=tokenizer.model_max_length
+        )
         found = evaluation.predict(model, encoded)
         best = zip(full, found.classes, found.probabilities.max(axis=1), strict=True)
         given = {i: (names[number], round(float(p), 6)) for i, number, p in best}
@@ -141,44 +149,47 @@ def _label(
     summary.confidence += sum(probability for _, probability in given.values())
     summary.rows += len(chunk)
     summary.empty += len(chunk) - len(full)
-    nothing = (None, None)
     return [
-        row | dict(zip(ADDED, given.get(i, nothing), strict=True)) for i, row in enumerate(chunk)
+        row.values | dict(zip(ADDED, given.get(i, (None, None)), strict=True))
+        for i, row in enumerate(chunk)
     ]
 
 
-def _check_call(source: Path, out: Path, text_column: str, chunk_rows: int) -> list[str]:
-    """The source's columns, if the call can be carried out."""
-    check_kind(source)
-    if out.suffix.lower() != source.suffix.lower():
-        raise InvalidValue(f"{source.name} gives a file of its own kind; {out.name} is another.")
+def _check_call(table: Table, out: Path, chunk_rows: int) -> None:
+    if out.suffix.lower() != table.kind:
+        raise InvalidValue(
+            f"the labels of {table.path.name} go into a {table.kind} file; {out.name} is another "
+            f"kind."
+        )
     if not out.parent.is_dir():
         raise InvalidValue(f"there is no folder {out.parent} to write {out.name} into; make it.")
     if chunk_rows < 1:
         raise InvalidValue(f"chunk_rows is {chunk_rows}; it must be at least 1, usually 512.")
-    columns = columns_of(source)
-    if text_column not in columns:
+
+
+def _check_rows(table: Table, column: str) -> int:
+    """Read the whole table; returns how many halves of characters were replaced in it."""
+    replaced = 0
+    for row in table:
+        table.cell(row, column)
+        replaced += row.replaced
+    if taken := [name for name in ADDED if name in table.columns]:
         raise InvalidValue(
-            f"{source.name} has no column {text_column!r}; it has {', '.join(columns)}. "
-            f"Name the one that holds the texts (--text-column NAME)."
-        )
-    if taken := [name for name in ADDED if name in columns]:
-        raise InvalidValue(
-            f"{source.name} already has a column {taken[0]!r}, and nothing is overwritten. "
+            f"{table.path.name} already has a column {taken[0]!r}, and nothing is overwritten. "
             f"Rename it first."
         )
-    return columns
+    return replaced
 
 
 def _restore(
     part: Path, progress: Path, run: dict[str, Any], out: Path, resume: bool
 ) -> tuple[Summary, int]:
-    """What an interrupted run has done, and how many bytes of its part count."""
+    """What an interrupted run has done, and how many bytes of its part are valid."""
     if out.exists():
         raise CourseError(f"{out} exists, and nothing is overwritten. Name another, or remove it.")
     if part.exists() and not resume:
         raise CourseError(
-            f"{part.name} is left of an interrupted run. Go on with --resume, or remove it."
+            f"{part.name} is left over from an interrupted run. Go on with --resume, or remove it."
         )
     if not progress.exists() or not part.exists():
         return Summary(), 0
@@ -187,7 +198,7 @@ def _restore(
     if other or part.stat().st_size < state["written"]:
         why = f"another {' and '.join(other)}" if other else "a file that has lost its end"
         raise CourseError(
-            f"{part.name} is of {why.replace('_', ' ')}: going on would mix two runs. Remove "
+            f"{part.name} is from {why.replace('_', ' ')}: going on would mix two runs. Remove "
             f"{part.name} and {progress.name} to start again."
         )
     summary = Summary(**state["summary"])
@@ -195,13 +206,8 @@ def _restore(
     return summary, state["written"]
 
 
-def _force(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _hash_model(folder: Path) -> str:
-    """What a model is recognised by, its tokenizer included."""
+    """What identifies a model, its tokenizer included."""
     inner = model_folder(folder)
     parts = [inner / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
     return "".join(sha256_of(path)[:16] for path in parts if path.is_file())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from helpers import batches, corpora, evaluation
-from helpers.corpora.tables import read_rows
+from helpers.corpora.tables import Table
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.evaluation import metrics
 from helpers.shipping import drift, hub, model_card
@@ -151,7 +151,7 @@ class _Project:
         path = self.folder / "data" / f"{split}.csv"
         if not path.is_file():
             raise CourseError(f"there is no data/{split}.csv. Write it: capstone.save_splits(...)")
-        rows = list(read_rows(path))
+        rows = [row.values for row in Table(path)]
         if not rows or not {"text", "label"} <= rows[0].keys():
             raise CourseError(f"data/{split}.csv needs rows with the columns text and label.")
         return rows

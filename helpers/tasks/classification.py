@@ -89,6 +89,11 @@ class OwnTable(TextClassification):
             f"classes; left out: {report['empty']:,} rows without a text or label, "
             f"{report['duplicates_removed']:,} copies"
             + (f" ({conflicts:,} texts had copies with other labels)" if conflicts else "")
+            + (
+                f"; halves of characters replaced: {report['replaced']:,}"
+                if report["replaced"]
+                else ""
+            )
         )
 
     def origin(self) -> dict[str, Any]:

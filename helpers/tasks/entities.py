@@ -25,6 +25,7 @@ from helpers.corpora import annotations
 from helpers.corpora.annotations import ENTITY_LABELS, Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
+from helpers.evaluation.metrics import bootstrap, percentile_interval
 
 OUTSIDE = "O"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -329,11 +330,12 @@ def bootstrap_f1(
     for own, other in zip(gold, found, strict=True):
         right, marked = set(spans_of(own)), set(spans_of(other))
         counts.append((len(right & marked), len(right) + len(marked)))
-    table = np.array(counts)
-    draws = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
-    hits, total = table[draws].sum(axis=1).T
-    low, high = np.quantile(2 * hits / np.maximum(total, 1), [0.025, 0.975])
-    return float(low), float(high)
+    hits, total = np.array(counts).T  # (documents,) each
+    values = bootstrap(
+        lambda drawn: 2 * (drawn @ hits) / np.maximum(drawn @ total, 1),
+        len(counts), resamples=resamples, seed=seed,
+    )  # fmt: skip
+    return percentile_interval(values)
 
 
 class Gazetteer:

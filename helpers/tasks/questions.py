@@ -21,6 +21,7 @@ from helpers.corpora import annotations
 from helpers.corpora.annotations import Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
+from helpers.evaluation.metrics import bootstrap, percentile_interval
 from helpers.evaluation.squad import best_score, exact_match, f1_score
 
 LONGEST_ANSWER = 16  # word pieces
@@ -402,8 +403,8 @@ def bootstrap_mean(
 
     values: (N,) scores. documents: (N,) names."""
     names, owner = np.unique(np.asarray(documents), return_inverse=True)
-    sums = np.bincount(owner, weights=values)
-    sizes = np.bincount(owner)
-    draws = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-    low, high = np.quantile(sums[draws].sum(1) / sizes[draws].sum(1), [0.025, 0.975])
-    return float(low), float(high)
+    sums, sizes = np.bincount(owner, weights=values), np.bincount(owner)  # (documents,) each
+    means = bootstrap(
+        lambda drawn: (drawn @ sums) / (drawn @ sizes), len(names), resamples=resamples, seed=seed
+    )
+    return percentile_interval(means)

@@ -9,13 +9,13 @@ from typing import Any
 from accelerate import PartialState
 
 from helpers import models, runtime, training
+from helpers.corpora.tables import ENDINGS, is_table
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.files import write_text
 from helpers.models import lora
 from helpers.tasks import classification, extraction
 from helpers.tasks.task import Task
 
-TABLES = (".csv", ".tsv")
 TASKS = classification.TASKS | extraction.TASKS
 
 
@@ -29,23 +29,23 @@ def get(
     task or file, or columns for what isn't a table.
     """
     path = Path(name)
-    ending = path.suffix.lower()
-    if (text_column or label_column) and ending not in TABLES:
+    table, questions = is_table(path), path.suffix.lower() == ".json"
+    if (text_column or label_column) and not table:
         raise InvalidValue(
-            f"text_column and label_column are for a table of your own ({', '.join(TABLES)}); "
+            f"text_column and label_column are for a table of your own ({', '.join(ENDINGS)}); "
             f"{name} isn't one."
         )
     if str(name) in TASKS:
         return TASKS[str(name)]
-    if ending in (*TABLES, ".json"):
+    if table or questions:
         if not path.is_file():
             raise InvalidValue(f"there is no file {path}; check the path.")
-        if ending == ".json":
+        if questions:
             return extraction.Questions(path)
         return classification.OwnTable(path, text_column or "text", label_column or "label")
     if path.is_file():
         raise InvalidValue(
-            f"{path} can't be trained on; a file of your own ends in {', '.join(TABLES)}, .json."
+            f"{path} can't be trained on; a file of your own ends in {', '.join(ENDINGS)}, .json."
         )
     raise unknown_name("task", str(name), TASKS)
 
@@ -188,7 +188,7 @@ def evaluate(folder: Path, task: Task) -> dict[str, Any]:
     InvalidValue (a model for another task).
     """
     model, tokenizer = load_run(folder)
-    record = _record(Path(folder))
+    record = recorded_run(Path(folder))
     task = task.as_trained(record)
     task.head.check(model, task.name)
     data = task.load(record.get("examples"))
@@ -225,7 +225,7 @@ def _finished_run(settings: RunSettings) -> dict[str, Any]:
     if out.exists() and not out.is_dir():
         raise InvalidValue(f"--out {out} is a file; name a folder that is new or empty.")
     if settings.resume:
-        return _record(out)
+        return recorded_run(out)
     if any((out / part).exists() for part in ("metrics.json", "model", "checkpoints")):
         raise CourseError(
             f"{out} already holds a run, and nothing of it is overwritten. Continue it with "
@@ -234,7 +234,7 @@ def _finished_run(settings: RunSettings) -> dict[str, Any]:
     return {}
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def recorded_run(folder: Path) -> dict[str, Any]:
     """What the metrics.json of a run's folder says; nothing without one."""
     path = folder / "metrics.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
