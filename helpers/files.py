@@ -1,4 +1,4 @@
-"""File hashing and atomic writes."""
+"""File hashing, atomic writes, and where a run keeps its model."""
 
 import hashlib
 import os
@@ -31,3 +31,9 @@ def write_text(path: Path, text: str) -> Path:
         scratch.unlink(missing_ok=True)
         raise
     return path
+
+
+def model_folder(folder: str | Path) -> Path:
+    """``folder/model`` if it exists, as in what ``train`` writes; else ``folder`` itself."""
+    inner = Path(folder) / "model"
+    return inner if inner.is_dir() else Path(folder)

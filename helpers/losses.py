@@ -156,7 +156,11 @@ def focal_loss(
     # 1 - p as -expm1(log p), which stays exact when p is almost 1. The floor keeps the gradient
     # finite for gamma < 1, where the slope of x^gamma at 0 is infinite.
     wrong = (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny)  # (N,)
+<<<<<<< HEAD
     return _reduce(wrong**gamma * losses, labels != IGNORED, reduction)
+=======
+    return _reduce(wrong**gamma * losses, labels != IGNORE, reduction)
+>>>>>>> work/tests
 
 
 def consistency_loss(logits: Tensor, again: Tensor) -> Tensor:

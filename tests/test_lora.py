@@ -1,6 +1,5 @@
 """LoRA compared with direct calls of peft and the formula by hand; interrupted training."""
 
-import json
 
 import numpy as np
 import peft
@@ -13,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import models, training
 from helpers.errors import InvalidValue
 from helpers.models import lora
-from helpers.training.checkpoints import load_tensors
+from helpers.training import checkpoints
 
 DATA = encoded()
 
@@ -158,7 +157,7 @@ def test_the_best_weights_are_those_of_the_best_step_without_frozen_ones(tmp_pat
     best = seen[history.best_step]
     assert all(torch.equal(p, best[name]) for name, p in adapted.named_parameters())
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
-    copied = load_tensors(sorted(tmp_path.glob("step-*"))[-1], "best.safetensors")
+    copied = checkpoints.load(sorted(tmp_path.glob("step-*"))[-1])["run"]["best"]
     assert trained == copied.keys() & {name for name, _ in adapted.named_parameters()}
     assert not any("embeddings" in name for name in copied)
 
@@ -186,7 +185,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     other = lora.add_lora(classifier(dropout=0.1), rank=4, alpha=1, dropout=0.2)
     with pytest.raises(InvalidValue, match=r"'alpha': 8.*'alpha': 1"):
         training.fit(other, DATA, DATA, config(**settings, resume=True))
-    state = json.loads((sorted(tmp_path.glob("step-*"))[-1] / "state.json").read_text("utf-8"))
+    state = checkpoints.load(sorted(tmp_path.glob("step-*"))[-1])
     assert state["fingerprint"]["lora"]["rank"] == 4
 
 

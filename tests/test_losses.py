@@ -32,9 +32,15 @@ def classes(n, c, seed=1):
 def gpt():
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=50,
+        n_positions=16,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.5,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     return GPT2LMHeadModel(config).double().eval()
 
 
@@ -202,8 +208,11 @@ def test_language_model_shapes_are_checked():
         losses.log_likelihood(
             torch.zeros(2, 5, 7), torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 4)
         )
-    with pytest.raises(InvalidValue, match="do not match"):
-        losses.masked_lm_loss(torch.zeros(2, 5, 7), torch.zeros(2, 4, dtype=torch.long))
+    for logits, labels in [((2, 5, 7), (2, 4)), ((2, 5), (2, 5)), ((2, 5, 3, 7), (2, 5))]:
+        with pytest.raises(InvalidValue, match=r"shape \(B, T, V\) with labels"):
+            losses.masked_lm_loss(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
+        with pytest.raises(InvalidValue, match=r"shape \(B, T, V\) with input_ids"):
+            losses.log_likelihood(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
 
 
 # -- masked language models ----------------------------------------------------------------------
@@ -214,9 +223,14 @@ def masked(padded):
     """(logits, labels, the model's own loss) of a tiny BERT on the padded batch."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=16, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        initializer_range=0.5,
+    )
     model = BertForMaskedLM(config).double().eval()
     input_ids, attention_mask = padded
     labels = torch.full_like(input_ids, -100)
@@ -287,6 +301,13 @@ def test_focal_loss_equals_the_papers_binary_formula(gamma):
     close(found, reference)
 
 
+def test_focal_loss_has_the_papers_gamma_of_2_unless_another_is_given():
+    logits, labels = draw(9, 4), classes(9, 4)
+    p = logits.softmax(-1)[torch.arange(9), labels]
+    close(losses.focal_loss(logits, labels), (-((1 - p) ** 2) * p.log()).mean())
+    close(losses.focal_loss(logits, labels, gamma=1.0), (-(1 - p) * p.log()).mean())
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_gradients_agree_with_finite_differences(gamma):
     logits, labels = draw(4, 3, scale=1.0).requires_grad_(), classes(4, 3)
@@ -315,12 +336,14 @@ def test_perplexity_and_bits_per_byte_on_paper():
     assert losses.perplexity(math.log(50)) == pytest.approx(50, rel=1e-12)
     assert losses.perplexity(torch.tensor(0.0)) == 1.0
     assert losses.bits_per_byte(8 * math.log(2), 4) == pytest.approx(2.0, rel=1e-12)
+    assert losses.bits_per_byte(math.log(8), 1) == pytest.approx(3.0, rel=1e-12)
     with pytest.raises(InvalidValue, match="number_of_bytes is 0"):
         losses.bits_per_byte(1.0, 0)
 
 
 def test_unigram_entropy():
     assert losses.unigram_entropy(torch.tensor([[3, 3], [3, 3]])) == 0.0
+    assert losses.unigram_entropy([7]) == 0.0
     assert losses.unigram_entropy([1, 2, 3, 4]) == pytest.approx(math.log(4), rel=1e-12)
     ids = classes(1000, 20)
     p = torch.bincount(ids).double() / 1000
@@ -351,6 +374,18 @@ def test_adamw_equals_torchs(dtype, betas, weight_decay):
         )
         close(mine, theirs.detach(), dtype)
     close(start, draw(7, 3, dtype=dtype, seed=5), dtype)  # the arguments are left unchanged
+
+
+def test_adamws_defaults_are_torchs():
+    start = draw(6, seed=5)
+    theirs = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([theirs], lr=0.1)
+    mine, m, v = start, torch.zeros_like(start), torch.zeros_like(start)
+    for step in range(1, 4):
+        theirs.grad = draw(6, seed=20 + step, scale=1e-8)  # so small that epsilon counts
+        optimizer.step()
+        mine, m, v = losses.adamw_step(mine, theirs.grad, m, v, step, learning_rate=0.1)
+        close(mine, theirs.detach())
 
 
 def test_the_first_step_has_the_size_of_the_learning_rate():

@@ -64,7 +64,7 @@ def test_time_and_cost_by_hand():
     assert gpus.step_seconds(3 * 10**12, 10e12, utilisation=0.3) == pytest.approx(1.0)
     run = gpus.planned_run(36 * 10**12, 10, rate=1e10, price_per_hour=2.5)
     assert (run.seconds, run.cost) == (3600, 2.5)
-    assert gpus.planned_run(10**12, 10, rate=1e12, seconds_a_step=0.5).seconds == 6
+    assert gpus.planned_run(10**12, 10, rate=1e12, seconds_per_step=0.5).seconds == 6
     assert gpus.planned_run(1, 1, rate=1.0).cost is None
     step, card = plan(), gpus.get_card("t4")
     # AdamW reads a weight, its gradient and two numbers of state, and writes three of these.

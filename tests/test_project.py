@@ -57,9 +57,15 @@ def test_constraints_hold_every_requirement_within_its_bounds(requirement):
 def test_nothing_forces_colab_to_replace_what_it_has_loaded():
     """The versions of Colab's published list of 2026-08-19."""
     colab = {
-        "torch": "2.11", "transformers": "5.15", "datasets": "4.0.0", "accelerate": "1.14",
-        "numpy": "2.1.3", "pandas": "2.2.3", "matplotlib": "3.10", "scikit-learn": "1.6.1",
-    }  # fmt: skip
+        "torch": "2.11",
+        "transformers": "5.15",
+        "datasets": "4.0.0",
+        "accelerate": "1.14",
+        "numpy": "2.1.3",
+        "pandas": "2.2.3",
+        "matplotlib": "3.10",
+        "scikit-learn": "1.6.1",
+    }
     for requirement in map(Requirement, PROJECT["dependencies"]):
         if requirement.name in colab:
             assert requirement.specifier.contains(colab[requirement.name]), requirement
@@ -92,11 +98,18 @@ def test_the_wheel_carries_the_package_and_its_data(tmp_path):
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
     found = subprocess.run(
-        [sys.executable, "-c", "import helpers; from helpers.assets import catalog;"
-         "print(helpers.__file__); print(*catalog.load_catalog())"],
-        env=os.environ | {"PYTHONPATH": str(unpacked)}, cwd=tmp_path,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import helpers; from helpers.assets import catalog;"
+            "print(helpers.__file__); print(*catalog.load_catalog())",
+        ],
+        env=os.environ | {"PYTHONPATH": str(unpacked)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     where, names = found.stdout.splitlines()
     assert Path(where).is_relative_to(unpacked)
     assert {"encoder", "causal-lm", "news", "messages", "reviews"} <= set(names.split())

@@ -119,7 +119,7 @@ def _batches() -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def _train(model: nn.Module, *, clear: bool = True, steps: int = 3) -> torch.Tensor:
+def _train(model: "_Classifier", *, clear: bool = True, steps: int = 3) -> torch.Tensor:
     """The weights after ``steps`` right updates; without ``clear``, gradients pile up."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

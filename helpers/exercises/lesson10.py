@@ -163,13 +163,11 @@ def _check_labels(answer: Any) -> str | None:
         "It shifts by one. transformers does that itself: labels stand where their tokens do.": (
             [-100] * 3 + reply + [end] + [-100] * 3
         ),
-        "It masks the ANSWER and keeps the prompt: the other way round.": (
-            prompt + [-100] * 7
-        ),
+        "It masks the ANSWER and keeps the prompt: the other way round.": (prompt + [-100] * 7),
         "An end token inside the answer was masked too. Mask by position, not by value.": (
             [-100] * 4 + [21, 22, -100, 23, end] + [-100] * 2
         ),
-    }  # fmt: skip
+    }
     for message, labels in named.items():
         if found == labels:
             return message

@@ -39,9 +39,13 @@ def _check_labels(answer: Any) -> str | None:
         ([[0.5, 2.0, -3.0]], 0.5, [["politics", "business"]], "the surest comes first"),
         ([[-4.0, -2.0, -3.0]], 0.5, [["politics"]], "no text stays without a label"),
         ([[1.0, 1.2, 1.1]], 0.9, [["politics"]], "sigmoid(1.2) is 0.77, below 0.9"),
-        ([[3.0, 3.0, 3.1], [-1.0, 4.0, 0.0]], 0.6,
-         [["tech", "business", "politics"], ["politics"]], "every row is judged for itself"),
-    )  # fmt: skip
+        (
+            [[3.0, 3.0, 3.1], [-1.0, 4.0, 0.0]],
+            0.6,
+            [["tech", "business", "politics"], ["politics"]],
+            "every row is judged for itself",
+        ),
+    )
     for logits, threshold, expected, why in cases:
         found = answer(np.array(logits), list(names), threshold)
         try:
@@ -80,8 +84,13 @@ def answer(logits, names, threshold):
     passed="To train it, the loss becomes one binary cross-entropy a class.",
 )
 
-_PARENT = {"sports": "leisure", "entertainment": "leisure", "business": "affairs",
-           "politics": "affairs", "tech": "affairs"}  # fmt: skip
+_PARENT = {
+    "sports": "leisure",
+    "entertainment": "leisure",
+    "business": "affairs",
+    "politics": "affairs",
+    "tech": "affairs",
+}
 
 
 def _check_hierarchy(answer: Any) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 from helpers.exercises.question import Question
 from helpers.tasks.entities import strict_scores
 
-_CASES = (
+_CASES: tuple[tuple[list[str], list[str], list[tuple[str, str]], str], ...] = (
     (
         ["Ann", "Lee", "left", "Rome"],
         ["B-PERSON", "I-PERSON", "O", "B-PLACE"],

@@ -45,13 +45,22 @@ def _check_odds(answer: Any) -> str | None:
     g = np.repeat(["a", "b", "c"], 6)
     cases = (
         ([1, 1, 1, 1, 0, 0] * 3, 0.0, "all right in each group"),
-        ([1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0], 0.5,
-         "true positive rates 1, 0.5 and 0.75: largest minus smallest"),
-        ([1, 1, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 0], 1.0,
-         "false positive rates 0, 1 and 0.5 count too, and are further apart here"),
-        ([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0], 1.0,
-         "both rates are 1 apart; the larger is taken, not the sum"),
-    )  # fmt: skip
+        (
+            [1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0],
+            0.5,
+            "true positive rates 1, 0.5 and 0.75: largest minus smallest",
+        ),
+        (
+            [1, 1, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 0],
+            1.0,
+            "false positive rates 0, 1 and 0.5 count too, and are further apart here",
+        ),
+        (
+            [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+            1.0,
+            "both rates are 1 apart; the larger is taken, not the sum",
+        ),
+    )
     for predicted, expected, why in cases:
         found = answer(y.copy(), np.array(predicted), g.copy())
         if np.ndim(found) != 0:
