@@ -8,7 +8,7 @@ from typing import Any
 def add_commands(commands: Any) -> None:
     """Add the parsers; each sets ``run``, a function of the options that returns the exit status.
 
-    commands: what ``argparse.ArgumentParser.add_subparsers`` gave.
+    commands: what ``argparse.ArgumentParser.add_subparsers`` returned.
     """
     predict = commands.add_parser("predict", help="label every row of a table")
     predict.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
