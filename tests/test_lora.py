@@ -1,6 +1,5 @@
 """LoRA compared with direct calls of peft and the formula by hand; interrupted training."""
 
-
 import numpy as np
 import peft
 import pytest

@@ -85,9 +85,7 @@ class TaskPlan:
     here: PlannedRun | None = None
 
 
-def plan_task(
-    task: str | Task, settings: TaskSettings | None = None, **changes: Any
-) -> TaskPlan:
+def plan_task(task: str | Task, settings: TaskSettings | None = None, **changes: Any) -> TaskPlan:
     """Plan the run that ``python -m helpers train TASK`` would do.
 
     task: a name or a file, as in ``tasks.get``, or a Task.
