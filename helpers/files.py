@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file as hexadecimal digits, without loading the file at once. Raises
-    OSError."""
+    """The SHA-256 of a file as hexadecimal digits, read piece by piece. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
