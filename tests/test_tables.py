@@ -104,6 +104,7 @@ def test_the_first_line_that_excel_writes_decides_the_separator(tmp_path, first)
         ("text;notes, if any, and more", {"text": "text"}, ";"),
         ("a|b;text;c", {"text": "text"}, ";"),
         ("text", {"text": "text"}, ","),
+        ("te|xt", {}, "|"),
         ('"a;b","text"', {"text": "text"}, ","),
         ("a;b;c,d", {}, ";"),
     ],
@@ -112,6 +113,11 @@ def test_the_separator_is_the_one_that_finds_the_wanted_columns(
     tmp_path, header, wanted, separator
 ):
     assert Table(write(tmp_path / "a.csv", header + "\n"), **wanted).separator == separator
+
+
+def test_one_column_is_separated_as_its_ending_says(tmp_path):
+    path = write(tmp_path / "a.tsv", "text\nHello, you\n")
+    assert values(Table(path)) == [{"text": "Hello, you"}] and Table(path).separator == "\t"
 
 
 def test_a_column_without_a_name_is_called_by_its_number(tmp_path):
@@ -218,6 +224,12 @@ def test_rows_that_were_swallowed_stop_the_reading(tmp_path, kinds, separator, o
         values(table)
 
 
+def test_rows_are_joined_in_a_table_with_spaces_after_its_separators(tmp_path):
+    content = 'text, label\na, pos\nb, neg\n"c, pos\nd", neg\n'
+    with pytest.raises(CourseError, match="one row of lines 4 to 5"):
+        values(Table(write(tmp_path / "a.csv", content)))
+
+
 def test_every_place_is_named_up_to_five(tmp_path):
     text = "text\tlabel\n" + "".join(
         f'"a {n}\tpos\nb {n}"\tneg\nc\tpos\nd\tneg\n' for n in range(7)
@@ -247,6 +259,8 @@ def test_a_text_of_two_lines_is_not_two_rows(tmp_path):
         writer.writerow(["text", "stars"])
         writer.writerows([text, stars] for text in texts for stars in range(1, 6))
     assert [row["text"] for row in values(Table(path))] == [t for t in texts for _ in range(5)]
+    path.write_text('text,note\na,\n"Hello,\nworld",\n', encoding="utf-8")
+    assert len(values(Table(path))) == 2, "nothing is in many cells"
     path.write_text('text\nyes\nno\n"so\nyes\nno\nyes\nno"\n', encoding="utf-8")
     assert len(values(Table(path))) == 3, "a table of one column"
 
