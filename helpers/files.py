@@ -1,4 +1,4 @@
-"""File hashing and atomic writes."""
+"""File hashing, atomic writes, and where a run keeps its model."""
 
 import hashlib
 import os
@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file as hexadecimal digits, without loading the file at once. Raises
-    OSError."""
+    """The SHA-256 of a file as hexadecimal digits, read piece by piece. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -31,3 +30,9 @@ def write_text(path: Path, text: str) -> Path:
         scratch.unlink(missing_ok=True)
         raise
     return path
+
+
+def model_folder(folder: str | Path) -> Path:
+    """``folder/model`` if it exists, as in what ``train`` writes; else ``folder`` itself."""
+    inner = Path(folder) / "model"
+    return inner if inner.is_dir() else Path(folder)

@@ -58,9 +58,7 @@ def detect(
         raise InvalidValue(f"device is {device!r}, which this machine lacks; use {best!r}.")
 
     reason = "as asked for"
-    precision = _one_of("precision", precision, PRECISIONS) or _from_environment(
-        "COURSE_PRECISION", PRECISIONS
-    )
+    precision = _asked_for("precision", precision, PRECISIONS)
     if precision is None:
         capability = torch.cuda.get_device_capability() if device == "cuda" else None
         precision, reason = choose_precision(
@@ -68,7 +66,7 @@ def detect(
         )
 
     profile_reason = "as asked for"
-    profile = _one_of("profile", profile, PROFILES) or _from_environment("COURSE_PROFILE", PROFILES)
+    profile = _asked_for("profile", profile, PROFILES)
     if profile is None:
         profile, profile_reason = choose_profile(
             cuda=has_cuda,
@@ -186,5 +184,8 @@ def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> str | Non
     return value
 
 
-def _from_environment(variable: str, allowed: tuple[str, ...]) -> str | None:
-    return _one_of(variable, os.environ.get(variable) or None, allowed)  # empty means unset
+def _asked_for(name: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    """The argument, or else the environment variable COURSE_NAME, or else None."""
+    variable = f"COURSE_{name.upper()}"
+    session = os.environ.get(variable) or None  # empty means unset
+    return _one_of(name, value, allowed) or _one_of(variable, session, allowed)

@@ -47,7 +47,7 @@ def sound(tmp_path_factory):
     )  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     model_card.record_bias(folder, "w5 and w6", {"flip_rate": (0.1, 0.0, 0.2)})
-    model_card.write_card(folder, **WORDS)
+    model_card.write_card(folder, model_card.Description(**WORDS))
     reference = drift.Reference.build(tokenizer, train, test, found.probabilities)
     reference.save(folder / "reference.json")
     return folder
@@ -122,7 +122,7 @@ SPOILED = [
     ("model loads", lambda p: (p / "model" / "x.pkl").write_bytes(b""), "can run code"),
     ("labels have names", nameless, "give them names"),
     ("test score", change_metrics(test=OUTSIDE),
-     "inside two others"),
+     "between two others"),
     ("test score", lambda p: (p / "metrics.json").unlink(), "cannot be used"),
     ("test score", edit("metrics.json", lambda t: t[:50]), "cannot be used"),
     ("baselines", change_metrics(baseline=None), "found: none"),
@@ -138,9 +138,9 @@ SPOILED = [
     ("texts are kept", edit("data/test.csv", few), "59 test texts"),
     ("texts are kept", edit("data/test.csv", lambda t: t.replace("text,label", "body,label")),
      "columns text and label"),
-    ("are apart", leak, "1 test texts also stand in the training texts"),
-    ("are apart", edit("data/test.csv", twice), "1 stand in the test twice"),
-    ("those of this model", other_model, "Judge the model that you ship"),
+    ("are apart", leak, "1 test texts are also training texts"),
+    ("are apart", edit("data/test.csv", twice), "1 occur twice in the test"),
+    ("those of this model", other_model, "Evaluate the model that you ship"),
     ("those of this model", edit("data/test.csv", lambda t: t.replace("negative", "neutral")),
      "the model does not know"),
     ("card is complete", lambda p: (p / "model" / "README.md").unlink(), "no model/README.md"),
@@ -150,7 +150,7 @@ SPOILED = [
     ("bias", change_metrics(bias={"he and she": {}}), "no bias was measured"),
     ("bias", change_metrics(bias={"a": {"shift": {"value": 0.1}}}), "no bias was measured"),
     ("compare later texts", lambda p: (p / "reference.json").unlink(), "no reference.json"),
-    ("compare later texts", edit("reference.json", lambda t: "{}"), "no drift reference"),
+    ("compare later texts", edit("reference.json", lambda t: "{}"), "not a drift reference"),
 ]  # fmt: skip
 
 

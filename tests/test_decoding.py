@@ -1,4 +1,4 @@
-"""Decoding by hand writes what transformers writes; bad settings are explained; judging texts."""
+"""Decoding by hand returns the tokens of transformers; bad settings are explained; diversity."""
 
 import copy
 import math
@@ -16,11 +16,11 @@ from helpers.errors import InvalidValue
 from helpers.generation import decoding, diversity
 from helpers.generation.chat import Chat, continue_text
 
-V, END, PAD = 60, 1, 2  # not 0: with it, beams are padded with the end token in transformers
+V, END, PAD = 60, 1, 2  # PAD isn't 0, because transformers then pads beams with the end token
 
 
 def llama(seed=0):
-    """Grouped-query attention, rotary positions; wide weights, so that it is not indifferent."""
+    """Grouped-query attention, rotary positions. Wide weights, so that it has clear preferences."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -41,7 +41,7 @@ def llama(seed=0):
 
 @torch.no_grad()
 def gpt(seed=0):
-    """Learnt positions, every head its own keys; larger weights, for the same reason."""
+    """Learned positions, and keys of its own for each head. Larger weights, for the same reason."""
     model = causal_model(seed)
     model.generation_config.pad_token_id = PAD
     for weight in model.parameters():
@@ -51,8 +51,8 @@ def gpt(seed=0):
 
 
 def theirs(model, ids, *, seed=42, mask=None, sample=False, end=(END,), **settings):
-    """What transformers writes. Everything is named: what is left out it fills with defaults of
-    its own, top_k=50 among them."""
+    """The output of transformers. All settings are given, because transformers has defaults for the
+    others, such as top_k=50."""
     if sample:
         settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
     config = GenerationConfig(
@@ -95,7 +95,7 @@ ALL = [*GREEDY, *({"sample": True} | settings for settings in SAMPLED), *BEAMS]
 
 @pytest.mark.parametrize("settings", ALL, ids=str)
 @pytest.mark.parametrize("make", [llama, gpt])
-def test_token_for_token_what_transformers_writes(make, settings):
+def test_tokens_equal_those_of_transformers(make, settings):
     ended = 0
     for seed in range(3):
         model = make(seed)
@@ -105,8 +105,8 @@ def test_token_for_token_what_transformers_writes(make, settings):
             found = ours(model, ids, end=end, max_new_tokens=14, **settings)
             assert found.tolist() == expected.tolist()
             ended += bool(torch.isin(found[:, 5:-1], torch.tensor(end)).any())
-    if settings.get("length_penalty", 0) < 2:  # a reward for length that no short text can beat
-        assert ended, "no text ended early, so nothing about endings was shown"
+    if settings.get("length_penalty", 0) < 2:  # a reward for length that no short text beats
+        assert ended, "no text ended early, so endings were not tested"
 
 
 @pytest.mark.parametrize("settings", [GREEDY[1], {"sample": True, "top_p": 0.8}, BEAMS[1]], ids=str)
@@ -125,7 +125,7 @@ def test_prompts_of_different_lengths_are_padded_on_the_left(settings):
 
 
 @pytest.mark.parametrize("settings", [{}, {"sample": True}, {"num_beams": 3}], ids=str)
-def test_the_cache_changes_no_token_and_is_reread_without(settings):
+def test_the_cache_changes_no_token_and_saves_reading(settings):
     model, ids = llama(), torch.tensor([[5, 6, 7]])
     read = []
     model.register_forward_pre_hook(
@@ -139,7 +139,7 @@ def test_the_cache_changes_no_token_and_is_reread_without(settings):
     assert cached.tolist() == again.tolist()
 
 
-def test_a_seed_repeats_and_leaves_the_global_generator_alone():
+def test_a_seed_repeats_a_text_and_leaves_the_global_generator_alone():
     model, ids = llama(), torch.tensor([[5, 6, 7]] * 4)
     before = torch.get_rng_state()
     a, b, c = (
@@ -150,7 +150,7 @@ def test_a_seed_repeats_and_leaves_the_global_generator_alone():
     assert len({tuple(row) for row in a.tolist()}) > 1
 
 
-def test_the_model_s_own_end_and_mode():
+def test_the_end_token_and_mode_of_the_model():
     model, ids = llama(), torch.tensor([[5, 6, 7]])
     first = ours(model, ids, end=(), max_new_tokens=8)[0, 3:].tolist()
     model.generation_config.eos_token_id = first[2]
@@ -165,17 +165,19 @@ def test_filters_equal_transformers_processors(seed):
     generator = torch.Generator().manual_seed(seed)
     scores = 4 * torch.randn(3, V, generator=generator)
     ids = torch.randint(0, V, (3, 9), generator=generator)
+    repetition = logits_process.RepetitionPenaltyLogitsProcessor(1.4)
+    temperature = logits_process.TemperatureLogitsWarper(0.6)
+    top_k, top_p = logits_process.TopKLogitsWarper(7), logits_process.TopPLogitsWarper(0.75)
     pairs = [
-        (decoding.penalise_repetition(scores, ids, 1.4),
-         logits_process.RepetitionPenaltyLogitsProcessor(1.4)),
-        (decoding.apply_temperature(scores, 0.6), logits_process.TemperatureLogitsWarper(0.6)),
-        (decoding.keep_top_k(scores, 7), logits_process.TopKLogitsWarper(7)),
-        (decoding.keep_top_p(scores, 0.75), logits_process.TopPLogitsWarper(0.75)),
-        (decoding.filter_scores(scores, temperature=0.6, top_k=7, top_p=0.75),
-         LogitsProcessorList([logits_process.TemperatureLogitsWarper(0.6),
-                              logits_process.TopKLogitsWarper(7),
-                              logits_process.TopPLogitsWarper(0.75)])),
-    ]  # fmt: skip
+        (decoding.penalise_repetition(scores, ids, 1.4), repetition),
+        (decoding.apply_temperature(scores, 0.6), temperature),
+        (decoding.keep_top_k(scores, 7), top_k),
+        (decoding.keep_top_p(scores, 0.75), top_p),
+        (
+            decoding.filter_scores(scores, temperature=0.6, top_k=7, top_p=0.75),
+            LogitsProcessorList([temperature, top_k, top_p]),
+        ),
+    ]
     for mine, processor in pairs:
         assert torch.equal(mine, processor(ids, scores.clone()))
         assert mine.shape == scores.shape and not torch.equal(mine, scores)
@@ -193,7 +195,7 @@ def test_a_nucleus_worked_by_hand():
     assert kept(1.0) == [True] * 4
 
 
-def test_a_penalty_moves_either_sign_down_once_and_spares_padding():
+def test_a_penalty_lowers_scores_of_either_sign_once_and_ignores_padding():
     scores = torch.tensor([[2.0, -2.0, 0.5, 1.0]])
     ids, mask = torch.tensor([[3, 0, 0, 1]]), torch.tensor([[0, 1, 1, 1]])
     found = decoding.penalise_repetition(scores, ids, 2.0, mask)
@@ -242,12 +244,12 @@ def test_a_bad_setting_is_explained_before_anything_runs(settings, message):
         ours(model, arguments.pop("ids"), **arguments)
 
 
-def test_a_reader_of_an_empty_prompt_is_explained():
+def test_an_empty_prompt_for_a_reader_is_explained():
     with pytest.raises(InvalidValue, match=r"shape \(1, 0\); .* empty prompt"):
         decoding.Reader(llama(), torch.ones(1, 0))
 
 
-def test_the_window_is_used_to_its_last_place():
+def test_the_window_can_be_filled_to_the_last_token():
     ids = torch.tensor([[5, 6, 7]])
     assert ours(llama(), ids, end=(), max_new_tokens=61).shape == (1, 64)
 
@@ -271,7 +273,7 @@ REAL = [
 
 
 @pytest.mark.parametrize("settings", REAL, ids=str)
-def test_the_real_model_token_for_token(real, settings):
+def test_tokens_of_the_real_model_equal_those_of_transformers(real, settings):
     model, tokenizer = real
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -333,7 +335,7 @@ def test_a_bad_continuation_is_explained(wordy, tokenizer, arguments, message):
         continue_text(wordy, tokenizer, **arguments)
 
 
-def test_a_chat_sends_all_that_was_said_in_the_model_s_own_form(wordy, tokenizer):
+def test_a_chat_sends_the_whole_conversation_in_the_chat_format_of_the_model(wordy, tokenizer):
     chat = Chat(wordy, tokenizer, max_new_tokens=4)
     first = chat.say("My name is Ada.")
     second = chat.say("What is my name?")
@@ -353,7 +355,7 @@ def test_a_chat_sends_all_that_was_said_in_the_model_s_own_form(wordy, tokenizer
     assert chat.say("My name is Ada.") == first
 
 
-def test_a_chat_forgets_its_oldest_turns_and_says_so(wordy, tokenizer):
+def test_a_chat_forgets_its_oldest_turns_and_reports_it(wordy, tokenizer):
     chat = Chat(wordy, tokenizer, max_new_tokens=4, window=70)
     replies = [chat.say(f"Question number {n}, please.") for n in range(6)]
     assert all(reply.prompt_tokens <= 66 for reply in replies)
@@ -382,7 +384,7 @@ def test_a_window_must_fit_the_model(wordy, tokenizer, window):
         Chat(wordy, tokenizer, window=window, max_new_tokens=4)
 
 
-# Judging texts.
+# Diversity.
 
 
 def test_distinct_n_worked_by_hand():
@@ -392,22 +394,22 @@ def test_distinct_n_worked_by_hand():
     assert diversity.distinct_n(["a b c d"], 2) == 1.0
 
 
-def test_bleu_equals_torchmetrics():
+def test_bleu_equals_that_of_torchmetrics():
     texts = [
         "the film was long and the film was loud",
         "the film was long and it was loud",
-        "it was the film of",  # no two references are equally near in length
+        "it was the film of",  # no two references are equally close in length
         "the film was the film of the year and the best",
     ]
     for max_n in (1, 2, 3):
         for i, text in enumerate(texts):
             others = texts[:i] + texts[i + 1 :]
             expected = bleu_score([text], [others], n_gram=max_n)
-            if expected > 0:  # without a match it is 0 there, and smoothed here
+            if expected > 0:  # without a match, it is 0 there and smoothed here
                 assert diversity.bleu(text, others, max_n) == pytest.approx(float(expected), 1e-5)
 
 
-def test_self_bleu_runs_from_nothing_shared_to_the_same_text():
+def test_self_bleu_from_nothing_in_common_to_identical_texts():
     same = diversity.self_bleu(["the film was very long"] * 3)
     assert same == pytest.approx([1.0] * 3)
     apart = diversity.self_bleu(["a b c d e", "f g h i j", "k l m n o"])
@@ -425,6 +427,6 @@ def test_self_bleu_runs_from_nothing_shared_to_the_same_text():
         (lambda: diversity.bleu("a", []), "one reference"),
     ],
 )
-def test_texts_that_cannot_be_judged(call, message):
+def test_texts_that_cannot_be_measured(call, message):
     with pytest.raises(InvalidValue, match=message):
         call()

@@ -86,6 +86,20 @@ def test_a_planted_shift_is_found_where_it_was_planted(reference, words, longest
     assert {name for name, values in found.items() if values["alarm"]} == alarms
 
 
+def test_a_shift_that_chance_rules_out_is_no_alarm_while_it_is_small():
+    """Of 4,000 texts each, 55 % instead of 50 % are above the median confidence: the index is far
+    above the limit of chance, and far below LARGE."""
+    tokenizer, low, high = tiny.tokenizer(), [0.6, 0.4], [0.9, 0.1]
+    texts = ["w5 w6"] * 4000
+    before = np.repeat([low, high], 2000, axis=0)
+    after = np.repeat([low, high], [1800, 2200], axis=0)
+    built = drift.Reference.build(tokenizer, ["w5 w6"], texts, before)
+    found = built.compare(tokenizer, texts, after)["confidence"]
+    e, a = np.array([0.5, 0.5]), np.array([0.45, 0.55])
+    assert found["index"] == pytest.approx(entropy(a, e) + entropy(e, a), rel=0.01)
+    assert found["limit"] < found["index"] < drift.LARGE and not found["alarm"]
+
+
 def test_the_signals_are_those_of_each_text():
     signals = drift.text_signals(
         tiny.tokenizer(), ["w5 w6 w7 w50", "w5"], np.array([[0.9, 0.1], [0.3, 0.7]]), {5, 6, 7}
@@ -104,9 +118,9 @@ def test_a_reference_comes_back_from_its_file(reference, tmp_path):
 def test_another_file_is_no_reference(tmp_path, content):
     path = tmp_path / "reference.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(CourseError, match="no drift reference"):
+    with pytest.raises(CourseError, match="not a drift reference"):
         drift.Reference.load(path)
-    with pytest.raises(CourseError, match="no drift reference"):
+    with pytest.raises(CourseError, match="not a drift reference"):
         drift.Reference.load(tmp_path / "missing.json")
 
 

@@ -8,7 +8,7 @@ import torch
 from tiny import one_thread  # noqa: F401 (used by every test)
 from torch import nn
 
-from helpers.training.dropout import ExampleDropout
+from helpers.training.speed import ExampleDropout, ExampleMasks
 
 
 class Twice(nn.Module):
@@ -25,7 +25,7 @@ class Twice(nn.Module):
 def passes(rows, shape, *, p=0.25, step=0, examples=8, module=None):
     """What the layers make of ones; shape: of one example."""
     module = module or Twice(p)
-    dropout = ExampleDropout(module)
+    dropout = ExampleMasks(module)
     dropout.begin(step, examples)
     dropout.take(rows)
     return torch.stack(module.train()(torch.ones(len(rows), *shape)))
@@ -66,7 +66,7 @@ def test_a_text_padded_further_keeps_its_masks():
 
 def test_gradient_passes_where_values_passed():
     module, x = Twice(), torch.rand(4, 3, 10, requires_grad=True)
-    dropout = ExampleDropout(module)
+    dropout = ExampleMasks(module)
     dropout.begin(3, 4)
     dropout.take(range(4))
     made = module.train()(x)[0]
@@ -76,7 +76,7 @@ def test_gradient_passes_where_values_passed():
 
 def test_in_place_and_half_precision():
     module = nn.Sequential(nn.Dropout(0.5, inplace=True))
-    dropout, x = ExampleDropout(module), torch.ones(2, 10, dtype=torch.bfloat16)
+    dropout, x = ExampleMasks(module), torch.ones(2, 10, dtype=torch.bfloat16)
     dropout.begin(0, 2)
     dropout.take([0, 1])
     assert module.train()(x).data_ptr() == x.data_ptr()
@@ -85,7 +85,7 @@ def test_in_place_and_half_precision():
 
 def test_torch_does_it_where_there_are_no_rows_and_after_release():
     module, x = Twice(p=0.5).train(), torch.ones(4, 100)
-    dropout = ExampleDropout(module)
+    dropout = ExampleMasks(module)
     dropout.begin(0, 4)
     for rows in ([], [0, 1]):  # none taken; a tensor that is not one row an example
         dropout.take(rows)
@@ -96,12 +96,12 @@ def test_torch_does_it_where_there_are_no_rows_and_after_release():
     dropout.take(range(4))
     assert torch.equal(module.eval()(x)[0], x)
     dropout.release()
-    assert "forward" not in vars(module.first)
+    assert type(module.first) is nn.Dropout
 
 
 def test_a_copy_of_the_model_can_be_made_meanwhile():
     model = tiny.classifier(dropout=0.5)
-    ExampleDropout(model)
+    ExampleMasks(model)
     twin, batch = copy.deepcopy(model).eval(), tiny.encoded(4).batch(range(4))
     assert torch.equal(twin(**batch).logits, model.eval()(**batch).logits)
 
@@ -111,6 +111,8 @@ def test_recomputed_activations_keep_torchs_dropout():
     for module in model.modules():  # what transformers' switch does, under its old and new name
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = True
-    assert ExampleDropout(model).modules == []
+    assert ExampleMasks(model).layers == []
     model = tiny.classifier(dropout=0.5)
-    assert len(ExampleDropout(model).modules) == 8
+    assert len(ExampleMasks(model).layers) == 8
+    kinds = [type(m) for m in model.modules() if isinstance(m, nn.Dropout)]
+    assert kinds == [ExampleDropout] * 8

@@ -150,7 +150,7 @@ def test_predict_refuses_what_it_cannot_judge(bert):
             bert, EncodedTexts(np.ones(4, np.int32), np.array([0, 4]), np.array([7]))
         )
     ratings = EncodedTexts(np.ones(4, np.int32), np.array([0, 4]), np.array([0.5], np.float32))
-    with pytest.raises(InvalidValue, match="one class number an example"):
+    with pytest.raises(InvalidValue, match="one class number per example"):
         evaluation.predict(bert, ratings)
 
 
@@ -329,7 +329,7 @@ def test_perfect_predictions_have_an_interval_without_width():
         (lambda: metrics.mcnemar([], [], []), "no test examples"),
         (lambda: evaluation.classification_report([0, 2], [0, 0], ["a", "b"]), "class 2 is"),
         (lambda: evaluation.majority_baseline([], [0]), "no training labels"),
-        (lambda: evaluation.tfidf_baseline(["a b"], [0, 1], ["b"]), "a label a text"),
+        (lambda: evaluation.tfidf_baseline(["a b"], [0, 1], ["b"]), "a label per text"),
         (lambda: evaluation.tfidf_baseline(["!", "?"], [0, 1], ["b"]), "TF-IDF cannot use"),
     ],
 )

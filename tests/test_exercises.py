@@ -19,7 +19,7 @@ from helpers import exercises
 from helpers.errors import InvalidValue
 from helpers.exercises import Question, assert_close, quiz
 from helpers.exercises.question import NOT_A_FUNCTION
-from helpers.exercises.quiz import load_quiz, to_html, to_text
+from helpers.exercises.quizzes import load_quiz, to_html, to_text
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

@@ -1,3 +1,5 @@
+"""File hashing and atomic writes."""
+
 import hashlib
 import os
 
@@ -6,7 +8,7 @@ import pytest
 from helpers import files
 
 
-def test_the_text_is_there_and_nothing_else(tmp_path):
+def test_the_text_is_written_and_no_other_file_is_left(tmp_path):
     path = files.write_text(tmp_path / "a.json", "é\n")
     assert path.read_bytes() == "é\n".encode()
     files.write_text(path, "new\n")
@@ -27,7 +29,7 @@ def test_a_failure_leaves_the_old_file_and_no_scratch_file(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+def test_the_hash_of_a_file_equals_that_of_its_bytes(tmp_path):
     content = bytes(range(256)) * 2000
     (tmp_path / "a.bin").write_bytes(content)
     assert files.sha256_of(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()

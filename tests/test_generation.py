@@ -1,4 +1,4 @@
-"""helpers.generation.instructions: the real tokenizer and its chat template, tiny random models."""
+"""Instruction tuning with the real tokenizer and its chat template, and tiny random models."""
 
 import json
 from dataclasses import replace
@@ -53,11 +53,9 @@ def pair(**fields):
     )
 
 
-def test_the_course_s_pairs_are_loaded_by_split():
-    train, heldout = (
-        instructions.load_instructions("train"),
-        instructions.load_instructions("heldout"),
-    )
+def test_the_pairs_of_the_course_are_loaded_by_split():
+    train = instructions.load_instructions("train")
+    heldout = instructions.load_instructions("heldout")
     assert len(train) >= 200 and {p["split"] for p in train} == {"train"}
     assert heldout and {p["split"] for p in heldout} == {"heldout"}
     assert len(instructions.load_instructions()) == len(train) + len(heldout)
@@ -92,7 +90,7 @@ def test_an_unknown_split_and_a_broken_file_are_explained(tmp_path):
 
 
 @pytest.mark.parametrize("system", [instructions.SYSTEM, None])
-def test_ids_are_those_of_the_template_on_the_whole_conversation(tokenizer, system):
+def test_ids_equal_those_of_the_chat_template_for_the_whole_conversation(tokenizer, system):
     pairs = instructions.load_instructions()
     data = instructions.encode_instructions(tokenizer, pairs, system=system)
     before = [] if system is None else [{"role": "system", "content": system}]
@@ -107,7 +105,7 @@ def test_ids_are_those_of_the_template_on_the_whole_conversation(tokenizer, syst
         assert data.batch([number])["input_ids"][0].tolist() == expected
 
 
-def test_the_template_s_own_system_message_stays_out(tokenizer):
+def test_the_system_message_of_the_template_is_left_out(tokenizer):
     shown = instructions.encode_instructions(tokenizer, PAIRS).batch([0])["input_ids"][0]
     text = tokenizer.decode(shown)
     assert instructions.SYSTEM in text and "SmolLM" not in text
@@ -115,7 +113,7 @@ def test_the_template_s_own_system_message_stays_out(tokenizer):
     assert "SmolLM" in tokenizer.decode(default["input_ids"][0])
 
 
-def test_labels_are_the_answer_and_its_end_token_alone(tokenizer):
+def test_only_the_answer_and_its_end_token_have_labels(tokenizer):
     data = instructions.encode_instructions(tokenizer, PAIRS)
     batch = data.batch([2, 1, 0])
     assert batch["input_ids"].shape == batch["labels"].shape == (3, data.lengths.max())
@@ -131,7 +129,7 @@ def test_labels_are_the_answer_and_its_end_token_alone(tokenizer):
         ]
 
 
-def test_the_model_s_loss_is_the_mean_over_the_counted_items(tokenizer, model):
+def test_the_loss_of_the_model_is_the_mean_over_the_counted_items(tokenizer, model):
     data = instructions.encode_instructions(tokenizer, PAIRS)
     batch = data.batch(range(3))
     total = 0.0
@@ -146,8 +144,10 @@ def test_the_model_s_loss_is_the_mean_over_the_counted_items(tokenizer, model):
             )["input_ids"]
             reply = [*tokenizer(row["answer"])["input_ids"], tokenizer.eos_token_id]
             logits = model(input_ids=torch.tensor([prompt + reply])).logits[0]
-            said = logits[len(prompt) - 1 : -1]  # each position speaks about the next token
-            total += functional.cross_entropy(said, torch.tensor(reply), reduction="sum").item()
+            predicted = logits[len(prompt) - 1 : -1]  # each position predicts the next token
+            total += functional.cross_entropy(
+                predicted, torch.tensor(reply), reduction="sum"
+            ).item()
         loss = model(**batch).loss
         items = data.count_items(batch)
         assert items == sum(len(tokenizer(row["answer"])["input_ids"]) + 1 for row in PAIRS)
@@ -174,7 +174,7 @@ def test_a_model_learns_the_answers_and_an_adapter_keeps_them(tokenizer, model):
     assert instructions.answer(lora.merge(adapted), tokenizer, questions) == expected
 
 
-def test_answers_equal_taking_the_most_probable_token_by_hand(tokenizer, model):
+def test_answers_equal_greedy_search_by_hand(tokenizer, model):
     questions = [row["instruction"] for row in PAIRS]
     model.train()
     written = instructions.answer(model, tokenizer, questions, max_new_tokens=6)
@@ -218,7 +218,7 @@ def test_wrong_input_is_explained(tokenizer, model):
     assert instructions.answer(model, tokenizer, []) == []
 
 
-def test_lengths_are_those_of_the_rows(tokenizer):
+def test_lengths_equal_those_of_the_rows(tokenizer):
     data = instructions.encode_instructions(tokenizer, PAIRS)
     assert len(data) == 3
     counts = [int(data.batch([i])["attention_mask"].sum()) for i in range(3)]

@@ -1,11 +1,11 @@
-"""The planner against what torch does: the parameters of real models, the tensors that autograd
-keeps, the peak of a step by torch's memory tracker, the products that its FLOP counter counts."""
+"""The planner, which computes nothing, against real models that do: their parameters, the tensors
+that autograd keeps, the peak of a step by torch's memory tracker, the products that its counter
+counts; and against published counts and arithmetic by hand."""
 
 from copy import deepcopy
 
 import pytest
 import torch
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -21,7 +21,8 @@ from transformers import (
 
 from helpers import assets, hardware, models
 from helpers.errors import InvalidValue
-from helpers.hardware.architectures import LORA_TARGETS
+from helpers.hardware import gpus
+from helpers.hardware.measure import step_memory
 from helpers.models import lora
 
 HEADS = {
@@ -32,42 +33,49 @@ HEADS = {
     ("gpt2", "causal-lm"): GPT2LMHeadModel,
     ("llama", "causal-lm"): LlamaForCausalLM,
 }
-PUBLISHED = {  # as their model cards and weights have it
+PUBLISHED = {  # as their model cards and weights have it; BERT's without a head
+    "minilm-l6": 22_713_216,
+    "bert-base": 109_482_240,
+    "bert-large": 335_141_888,
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
     "llama-2-7b": 6_738_415_616,
     "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
     "llama-3-8b": 8_030_261_248,
-    "smollm2-135m": 134_515_008,
-    "gpt2": 124_439_808,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
 }
 FULL = {"layers": None, "vocabulary": None}  # the model as it is
-# Each is measured here: two steps of a real model, the first with its making of optimiser state.
-# Without FULL, models of two layers and 3,000 words stand in, or each would take a minute.
+# Two steps of a real model are measured for each, the first with its making of optimiser state.
+# The first eight are lesson 09's, in small: six layers, of which the planner sees four.
 MEASURED = [
-    ("encoder", FULL, {"batch_size": 8, "sequence_length": 64}),
-    ("encoder", FULL, {"batch_size": 1, "sequence_length": 16, "optimizer": "sgd"}),
-    ("encoder", FULL, {"batch_size": 2, "sequence_length": 64, "checkpointing": True}),
-    ("encoder", FULL, {"batch_size": 2, "sequence_length": 64, "lora_rank": 8}),
-    ("encoder", {}, {"attention": "eager", "padded": True}),
-    ("encoder", {}, {"dropout": 0.1, "optimizer": "momentum"}),
-    ("encoder", {}, {"accumulation": 4}),
-    ("encoder", {}, {"lora_rank": 8, "checkpointing": True}),
-    ("encoder", {}, {"head": "masked-lm"}),
-    ("encoder", {}, {"head": "tokens", "labels": 9}),
-    ("encoder", {}, {"head": "questions", "dropout": 0.1}),
-    ("causal-lm", {"layers": 4}, {}),
-    ("causal-lm", {}, {"padded": True}),
-    ("causal-lm", {}, {"checkpointing": True}),
-    ("causal-lm", {}, {"lora_rank": 8, "optimizer": "sgd"}),
-    ("causal-lm", {}, {"attention": "eager", "accumulation": 2}),
-    ("gpt2", {}, {}),
-    ("gpt2", {}, {"attention": "eager", "dropout": 0.1}),
-    ("gpt2", {}, {"checkpointing": True}),
+    ("encoder", FULL, {}),
+    ("encoder", {}, {"accumulation": 3}),
+    ("encoder", {}, {"checkpointing": True}),
+    ("encoder", {}, {"optimizer": "sgd"}),
+    ("encoder", {}, {"lora_rank": 8}),
+    ("encoder", {}, {"batch_size": 1, "sequence_length": 32, "precision": "bf16"}),
+    ("causal-lm", {}, {"batch_size": 2, "sequence_length": 16}),
+    ("causal-lm", {}, {"batch_size": 2, "sequence_length": 16, "lora_rank": 8}),
+    ("encoder", {"layers": 2}, {"head": "questions", "dropout": 0.1, "padded": True}),
+    ("encoder", {"layers": 3}, {"head": "masked-lm", "optimizer": "momentum", "batch_size": 1}),
+    ("encoder", {"layers": 2}, {"head": "tokens", "labels": 9, "attention": "eager"}),
+    ("causal-lm", {"layers": 2}, {"lora_rank": 8, "checkpointing": True, "padded": True}),
+    ("gpt2", {"layers": 5}, {}),
+    ("gpt2", {"layers": 2}, {"attention": "eager", "dropout": 0.1, "checkpointing": True}),
 ]
 IDS = [f"{name}-{'-'.join(map(str, [*size, *settings]))}" for name, size, settings in MEASURED]
-STEP = {"batch_size": 4, "sequence_length": 48}
+STEP = {"batch_size": 6, "sequence_length": 48}
 
 
-def config_of(name, *, layers=2, vocabulary=3000):
+def config_of(name, *, layers=6, vocabulary=3000):
     config = deepcopy(hardware.model_config(name))
     if layers:
         setattr(config, "n_layer" if config.model_type == "gpt2" else "num_hidden_layers", layers)
@@ -107,7 +115,7 @@ def batch_for(model, rows, length, *, head=None, padded=False, **others):
 
 
 def measured_peaks(model, *, optimizer="adamw", accumulation=1, batch_size, sequence_length,
-                   **settings):  # fmt: skip
+                   precision="fp32", **settings):  # fmt: skip
     """Bytes at the peak of the first step and of the second, by torch's tracker."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     update = {
@@ -125,7 +133,8 @@ def measured_peaks(model, *, optimizer="adamw", accumulation=1, batch_size, sequ
     def gradients(tracker):
         for batch in batches:
             tracker.reset_mod_stats()
-            output = model(**batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                output = model(**batch)
             output.loss.backward()
 
     peaks = []
@@ -154,7 +163,8 @@ def one_thread():
 @pytest.mark.filterwarnings("ignore:Module is None", "ignore:.*gradient_checkpointing_enable")
 @pytest.mark.parametrize(("name", "size", "settings"), MEASURED, ids=IDS)
 def test_the_peak_is_what_torch_measures(name, size, settings):
-    """The promise is 15 %; the rules are exact but for what checkpointing leaves behind."""
+    """The promise is 15 %; it is exact but for the moment at which Python lets go of what
+    checkpointing has made again."""
     config, settings = config_of(name, **size), {"dropout": 0.0, **STEP, **settings}
     plan = hardware.plan(config, **settings)
     model = build(config, **settings).train()
@@ -187,41 +197,40 @@ def kept_bytes(model, batch, *, precision="fp32"):
     return sum(sizes)
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"dropout": 0.1}, {"attention": "eager"}, {"padded": True}, {"lora_rank": 4},
-    {"precision": "bf16"},
-], ids=str)  # fmt: skip
-@pytest.mark.parametrize("name", ["encoder", "causal-lm", "gpt2"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("encoder", {"dropout": 0.1}),
+        ("encoder", {"attention": "eager"}),
+        ("encoder", {"precision": "bf16"}),
+        ("causal-lm", {"lora_rank": 4}),
+        ("gpt2", {"padded": True}),
+    ],
+    ids=str,
+)
 def test_activations_are_what_autograd_keeps(name, settings):
-    if name == "gpt2" and "precision" in settings:
-        pytest.skip("bf16 takes half a minute on a CPU without units for it")
-    config, settings = config_of(name), {"dropout": 0.0, **settings}
+    config, settings = config_of(name, layers=5), {"dropout": 0.0, **settings}
     if name != "encoder":
         config.use_cache = False  # what the caller gets besides is no activation of autograd's
     plan = hardware.plan(config, **STEP, **settings)
     model = build(config, **settings).train()
     kept = kept_bytes(model, batch_for(model, *STEP.values(), **settings),
-                      precision=plan.precision)  # fmt: skip
+                      precision=plan.settings.precision)  # fmt: skip
     held = 4 * STEP["batch_size"] * STEP["sequence_length"] * config.vocab_size  # the logits
     assert plan.activations - (held if name != "encoder" else 0) == pytest.approx(kept, rel=0.03)
 
 
-@pytest.mark.parametrize("name", hardware.MODELS)
-def test_parameters_are_those_of_the_model_itself(name):
-    config = hardware.model_config(name)
-    for (family, head), kind in HEADS.items():
-        if family == config.model_type:
-            with torch.device("meta"):
-                model = kind(config)
-            plan = hardware.plan(name, batch_size=1, sequence_length=8, head=head)
-            real = sum(parameter.numel() for parameter in model.parameters())
-            assert plan.parameter_count == plan.trainable_count == real
-            assert plan.parameters == 4 * real
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_counts(name):
-    assert hardware.plan(name, batch_size=1, sequence_length=8).parameter_count == PUBLISHED[name]
+    settings = hardware.StepSettings(batch_size=1, sequence_length=8)
+    with torch.device("meta"):
+        model = hardware.build_model(name, settings)
+    inner = model.bert if "bert" in name or name == "minilm-l6" else model
+    assert sum(p.numel() for p in inner.parameters()) == PUBLISHED[name]
+
+
+def test_every_model_s_count_is_tested():
+    assert {*PUBLISHED, "encoder", "causal-lm"} == set(hardware.MODELS)
 
 
 @pytest.mark.parametrize("name", ["encoder", "causal-lm"])
@@ -238,30 +247,29 @@ def test_the_catalogue_s_shapes_are_those_of_its_files(name):
         assert getattr(ours, size, None) == getattr(real, size, None), size
 
 
-def test_lora_targets_are_peft_s():
-    for family, targets in LORA_TARGETS.items():
-        assert list(targets) == list(PEFT_TARGETS[family])
-
-
-@pytest.mark.parametrize("settings", [
-    {}, {"attention": "eager"}, {"lora_rank": 4}, {"head": "masked-lm"}, {"checkpointing": True},
-], ids=str)  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
-@pytest.mark.parametrize("name", ["encoder", "causal-lm", "gpt2"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("encoder", {"head": "masked-lm"}),
+        ("encoder", {"checkpointing": True, "labels": 3}),
+        ("causal-lm", {}),
+        ("gpt2", {"lora_rank": 4}),
+    ],
+    ids=str,
+)
 def test_operations_are_those_that_torch_counts(name, settings):
-    if name != "encoder" and "head" in settings:
-        pytest.skip("BERT alone has a masked-LM head")
-    config, settings = config_of(name), {"dropout": 0.0, "attention": "eager", **settings}
-    model = build(config, **settings).train()
+    config, settings = config_of(name, layers=4), {"dropout": 0.0, **settings}
+    model = build(config, attention="eager", **settings).train()
     batch = batch_for(model, *STEP.values(), **settings)
     with FlopCounterMode(display=False) as forward:
         output = model(**batch)
     with FlopCounterMode(display=False) as backward:
         output.loss.backward()
     plan = hardware.plan(config, **STEP, **settings)
-    assert plan.forward_flops == pytest.approx(forward.get_total_flops(), rel=0.02)
-    counted = forward.get_total_flops() + backward.get_total_flops()
-    assert plan.flops == pytest.approx(counted, rel=0.02)
+    assert plan.forward_flops == forward.get_total_flops()
+    assert plan.flops == forward.get_total_flops() + backward.get_total_flops()
+    assert hardware.flops(config, **STEP, **settings) == plan.flops
 
 
 def test_the_rule_of_thumb_is_6_n_d_of_what_every_token_meets():
@@ -285,25 +293,77 @@ def test_a_step_shares_its_texts_out():
 def test_kinds_add_up_and_the_moments_are_in_order():
     plan = hardware.plan("encoder", batch_size=4, sequence_length=32)
     assert sum(plan.at_peak().values()) == plan.peak == max(m.total for m in plan.moments)
-    places = [moment.where for moment in plan.moments]
-    assert places[0] == "forward embeddings" and places[-1] == "update"
-    assert places.index("forward layer 6") < places.index("backward layer 6")
-    assert places.index("backward layer 6") < places.index("backward layer 1")
+    layers = range(1, 7)
+    assert [moment.where for moment in plan.moments] == [
+        "forward embeddings", *(f"forward layer {n}" for n in layers), "forward head",
+        "backward head", *(f"backward layer {n}" for n in reversed(layers)),
+        "backward embeddings", "update",
+    ]  # fmt: skip
     assert plan.first_peak <= plan.peak
     assert plan.inference_peak < plan.parameters + plan.activations
 
 
-def test_half_precision_saves_activations_but_not_the_state():
-    full = hardware.plan("bert-base", batch_size=32, sequence_length=128, device="cuda")
-    mixed = hardware.plan(
-        "bert-base", batch_size=32, sequence_length=128, device="cuda", precision="fp16"
+def test_layers_that_are_not_recorded_are_like_those_that_are():
+    """Against a recorder that sees all twelve."""
+    settings = {"batch_size": 3, "sequence_length": 24, "dropout": 0.0}
+    config = config_of("encoder", layers=12)
+    plan = hardware.plan(config, **settings)
+    model = build(config, dropout=0.0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    batch = batch_for(model, 3, 24)
+
+    def step():
+        output = model(**batch)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    found = step_memory(step, model, optimizer)
+    for moment in plan.moments:
+        rows = [number for number, place in enumerate(found.places) if place == moment.where]
+        assert moment.total == pytest.approx(found.total[rows].max(), rel=0.01), moment.where
+
+
+def test_activations_on_a_gpu_by_hand():
+    """Bytes that a BERT layer keeps for each number of a token's vector, in float32, counted as in
+    Korthikanti et al. 2022 (section 4), where the numbers are half as wide; the scores stay in the
+    kernel. Input 4, query, key and value 12, attention's output 4, two dropouts 1 each, two sums
+    before a norm 4 each, the norm between 4, before and after the gelu 16 each."""
+    plan = hardware.plan("bert-base", batch_size=32, sequence_length=128, device="cuda")
+    layer = 32 * 128 * 768 * (4 + 12 + 4 + 2 * 1 + 2 * 4 + 4 + 2 * 16)
+    assert plan.activations == pytest.approx(12 * layer, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("bert-base", 109_483_778), ("bert-large", 335_143_938), ("gpt2-xl", 1_557_611_200),
+     ("llama-2-7b", 6_738_415_616)],
+)  # fmt: skip
+def test_which_model_fits_which_card(name, count):
+    """AdamW in float32 takes 16 bytes per weight, LoRA on 16-bit weights hardly more than 2."""
+    on = {"sequence_length": 512, "device": "cuda"}
+    plan = hardware.plan(name, batch_size=2, **on)
+    assert plan.parameter_count == plan.trainable_count == count
+    state = plan.parameters + plan.gradients + plan.optimizer_state
+    assert state == pytest.approx(16 * count, rel=1e-4)
+    thrifty = {"precision": "bf16", "weights": "bf16", "lora_rank": 8, "checkpointing": True}
+    thin = hardware.plan(name, batch_size=2, **on, **thrifty)
+    assert thin.parameters == pytest.approx(2 * count, rel=0.02)
+    assert thin.trainable_count < 0.01 * count
+    for card in map(gpus.get_card, ("t4", "rtx-3090", "a100-80gb")):
+        room = card.memory - 10**9
+        assert gpus.largest_batch(name, card, **on) == 0 or 16 * count < room
+        assert 16 * count + plan.activations > room or gpus.largest_batch(name, card, **on) > 0
+    assert (gpus.largest_batch(name, gpus.get_card("rtx-3090"), **on, **thrifty) > 0) == (
+        2 * count < 23 * 10**9
     )
+
+
+def test_half_precision_saves_activations_but_not_the_state():
+    step = {"batch_size": 32, "sequence_length": 128, "device": "cuda"}
+    full, mixed = (hardware.plan("bert-base", **step, precision=p) for p in ("fp32", "fp16"))
     assert mixed.activations < 0.75 * full.activations
     assert (mixed.parameters, mixed.optimizer_state) == (full.parameters, full.optimizer_state)
-    stored = hardware.plan(
-        "llama-2-7b", batch_size=1, sequence_length=512, precision="bf16", weights="bf16"
-    )
-    assert stored.parameters == 2 * stored.parameter_count
 
 
 @pytest.mark.parametrize(
@@ -325,7 +385,7 @@ def test_half_precision_saves_activations_but_not_the_state():
         ({"accumulation": 9}, "accumulation is 9, more than the 8 texts"),
         ({"accumulation": 0}, "accumulation is 0"),
         ({"lora_rank": -1}, "lora_rank is -1"),
-        ({"lora_rank": 400}, "give 1 to 384"),
+        ({"lora_rank": 400}, "Give 1 to 384"),
         ({"attention": "flash"}, "unknown attention"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"attention_dropout": -0.1}, "attention_dropout is -0.1"),

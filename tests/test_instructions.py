@@ -1,4 +1,4 @@
-"""data/instructions.json keeps what its card (data/README.md) promises."""
+"""data/instructions.json keeps the promises of its card (data/README.md)."""
 
 import json
 import re
@@ -17,16 +17,16 @@ LABELS = {
     "spam": {"spam", "ham"},
     "yes_no": {"yes", "no"},
 }
-# The answer is a function of one item (a country, a word, a term, a sentence).
+# The answer depends on a single item (a country, a word, a term, a sentence).
 WORDS = ("capital", "opposite", "plural", "past_tense", "spelling")
 COPIES = ("person", "year", "reading")
 KINDS = (*LABELS, *WORDS, *COPIES, "definition", "lower_case")
-# Kinds whose instruction carries a sentence of its own.
+# Kinds whose instructions contain a sentence.
 TEXTS = ("sentiment", "topic", "spam", "yes_no", *COPIES, "lower_case")
 
 
 def words(text: str) -> list[str]:
-    """The words of ``text`` without case, white space and punctuation."""
+    """The words of ``text`` in lower case, without white space and punctuation."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
@@ -43,8 +43,8 @@ def of(kind: str | None = None, split: str | None = None) -> list[dict[str, str]
 
 
 def sentences(kind: str) -> list[set[str]]:
-    """The telling words of each training sentence of ``kind``: those that at most two of its
-    instructions use, so not the phrasing around the sentence, which at least three share."""
+    """The distinctive words of each training sentence of ``kind``: those in at most two of its
+    instructions. The phrasing around a sentence occurs in at least three."""
     texts = [set(words(pair["instruction"])) for pair in of(kind, "train")]
     uses = Counter(word for text in texts for word in text)
     return [{word for word in text if uses[word] <= 2} for text in texts]
@@ -59,7 +59,7 @@ def test_a_pair_has_its_five_fields_and_is_short():
         assert 1 <= len(pair["answer"].split()) <= 20, pair
 
 
-def test_text_is_one_clean_line_of_ascii_without_quotation_marks():
+def test_texts_are_clean_ascii_lines_without_quotation_marks():
     for text in (pair[field] for pair in PAIRS for field in ("instruction", "answer")):
         assert text.isascii() and text.isprintable(), text
         assert text == " ".join(text.split()), text
@@ -80,22 +80,22 @@ def test_there_are_enough_pairs_of_every_kind():
 
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_closed_kinds_hold_their_labels_in_balance(kind, split):
+def test_the_labels_of_closed_kinds_are_balanced(kind, split):
     counts = Counter(pair["answer"] for pair in of(kind, split))
     assert set(counts) == LABELS[kind]
     assert max(counts.values()) <= 1.5 * min(counts.values())
 
 
 @pytest.mark.parametrize("kind", [*WORDS, *COPIES, "definition", "lower_case"])
-def test_a_held_out_answer_was_never_trained_on(kind):
+def test_held_out_answers_are_not_in_training(kind):
     trained = {folded(pair["answer"]) for pair in of(kind, "train")}
     assert trained.isdisjoint(folded(pair["answer"]) for pair in of(kind, "heldout"))
 
 
 @pytest.mark.parametrize("kind", [*WORDS, "definition"])
-def test_a_held_out_item_is_in_no_training_pair_of_its_kind(kind):
-    """Each held-out instruction has a word that no training pair of the kind has anywhere; and no
-    held-out answer of one word stands in a training instruction (cold -> hot after hot -> cold)."""
+def test_held_out_items_are_not_in_training_pairs_of_their_kind(kind):
+    """Each held-out instruction has a word that no training pair of its kind has, and no word of a
+    held-out answer occurs in a training instruction (as in cold -> hot after hot -> cold)."""
     trained = {w for p in of(kind, "train") for w in words(p["instruction"] + " " + p["answer"])}
     for pair in of(kind, "heldout"):
         assert set(words(pair["instruction"])) - trained, pair
@@ -104,7 +104,7 @@ def test_a_held_out_item_is_in_no_training_pair_of_its_kind(kind):
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_no_held_out_sentence_is_nearly_a_training_sentence(kind):
+def test_no_held_out_sentence_is_close_to_a_training_sentence(kind):
     trained = sentences(kind)
     assert all(trained)
     for pair in of(kind, "heldout"):
@@ -113,9 +113,9 @@ def test_no_held_out_sentence_is_nearly_a_training_sentence(kind):
             assert len(shared) < len(telling) / 2, (pair, shared)
 
 
-def test_no_instruction_of_one_split_is_nearly_one_of_the_other():
-    """The same words in another order, or the same letters but for a few. (Two instructions of
-    one phrasing differ in their item, which other tests compare.)"""
+def test_no_instruction_is_close_to_one_of_the_other_split():
+    """Close means the same words in another order, or the same letters except for a few. (Two
+    instructions with the same phrasing differ in their item, which other tests compare.)"""
     for pair in of(split="heldout"):
         held = folded(pair["instruction"])
         for other in of(split="train"):
@@ -125,15 +125,15 @@ def test_no_instruction_of_one_split_is_nearly_one_of_the_other():
 
 
 def test_every_kind_is_phrased_in_several_ways():
-    """Instructions of one phrasing share their first two words or their last two."""
+    """Instructions with the same phrasing share their first two words or their last two."""
     for kind in KINDS:
-        sides = [{tuple(words(p["instruction"])[side]) for p in of(kind, "train")}
-                 for side in (slice(0, 2), slice(-2, None))]  # fmt: skip
-        assert min(map(len, sides)) >= 4, kind
+        texts = [words(pair["instruction"]) for pair in of(kind, "train")]
+        assert len({tuple(text[:2]) for text in texts}) >= 4, kind
+        assert len({tuple(text[-2:]) for text in texts}) >= 4, kind
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_an_answer_that_is_copied_stands_in_its_sentence(kind):
+def test_a_copied_answer_occurs_in_its_sentence(kind):
     for pair in of(kind):
         assert f" {folded(pair['answer'])} " in f" {folded(pair['instruction'])} ", pair
 
@@ -156,12 +156,12 @@ def test_answers_have_the_form_of_their_kind():
             assert re.fullmatch(form, pair["answer"]), pair
 
 
-def test_lower_case_is_what_python_makes_of_it():
+def test_lower_case_equals_that_of_python():
     for pair in of("lower_case"):
         assert pair["answer"] == pair["instruction"].rpartition(":")[2].strip().lower()
 
 
-def test_a_sentence_that_names_a_year_names_one():
+def test_a_sentence_with_a_year_has_only_one():
     for pair in of("year"):
         assert re.findall(r"\b\d{4}\b", pair["instruction"]) == [pair["answer"]]
 
@@ -176,7 +176,7 @@ def test_the_card_states_the_sizes():
     assert total in card
 
 
-def test_the_card_names_every_data_set_of_the_catalogue():
+def test_the_card_lists_every_data_set_of_the_catalogue():
     from helpers.assets import catalog
 
     card = (DATA / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,4 @@
-"""LoRA against peft's own calls, the formula by hand, and training that is interrupted."""
-
-import json
+"""LoRA compared with direct calls of peft and the formula by hand; interrupted training."""
 
 import numpy as np
 import peft
@@ -13,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import models, training
 from helpers.errors import InvalidValue
 from helpers.models import lora
-from helpers.training.checkpoints import load_tensors
+from helpers.training import checkpoints
 
 DATA = encoded()
 
@@ -36,7 +34,7 @@ def llama(seed: int = 0):
 
 
 def with_random_b(model, seed: int = 1):
-    """B drawn at random: with its zeros every wrong formula would look right."""
+    """With random B, because its zeros would hide a wrong formula."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -49,7 +47,7 @@ def config(**settings):
     return training.TrainingConfig(**(defaults | {"device": "cpu"} | settings))
 
 
-def test_equals_a_model_that_peft_was_told_to_make():
+def test_equals_a_model_made_with_peft():
     ours = with_random_b(lora.add_lora(classifier(), rank=4, alpha=6, seed=7))
     options = peft.LoraConfig(
         r=4, lora_alpha=6, target_modules=["query", "value"], modules_to_save=["classifier"]
@@ -99,7 +97,7 @@ def test_merged_weights_are_the_formula_and_give_the_same_outputs(make):
 @pytest.mark.parametrize(
     ("make", "targets"), [(classifier, {"query", "value"}), (llama, {"q_proj", "v_proj"})]
 )
-def test_default_targets_and_the_count_of_what_is_trained(make, targets):
+def test_default_targets_and_the_number_of_trained_weights(make, targets):
     adapted = lora.add_lora(make(), rank=2)
     wrapped = [n for n, m in adapted.base_model.model.named_modules() if hasattr(m, "lora_A")]
     assert {name.rpartition(".")[2] for name in wrapped} == targets and len(wrapped) == 4
@@ -107,12 +105,11 @@ def test_default_targets_and_the_count_of_what_is_trained(make, targets):
     head = 3 * 32 + 3 if make is classifier else 0
     count = models.count_parameters(adapted, trainable_only=True)
     assert count == sum(2 * (rows + columns) for rows, columns in shapes) + head
-    assert lora.settings(adapted) == {
-        "rank": 2, "alpha": 4, "targets": sorted(targets), "dropout": 0.0,
-    }  # fmt: skip
+    expected = {"rank": 2, "alpha": 4, "targets": sorted(targets), "dropout": 0.0}
+    assert lora.settings(adapted) == expected
 
 
-def test_a_fresh_adapter_changes_nothing_and_depends_on_its_seed_alone():
+def test_a_new_adapter_changes_nothing_and_depends_only_on_its_seed():
     batch = DATA.batch(range(8))
     expected = classifier()(**batch).logits
     model = classifier()
@@ -125,9 +122,8 @@ def test_a_fresh_adapter_changes_nothing_and_depends_on_its_seed_alone():
     again, other = (lora.add_lora(classifier(), rank=4, seed=seed) for seed in (1, 2))
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)]
     assert all(same)
-    assert any(
-        not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)
-    )
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_training_leaves_frozen_weights_alone_and_learns():
@@ -140,8 +136,8 @@ def test_training_leaves_frozen_weights_alone_and_learns():
     assert all(p.abs().max() > 0 for p in moved.values())
 
 
-def test_the_best_weights_are_those_of_the_best_step_and_hold_nothing_frozen(tmp_path):
-    """A rate that ends worse than it was: the kept weights are the better evaluation's."""
+def test_the_best_weights_are_those_of_the_best_step_without_frozen_ones(tmp_path):
+    """With this learning rate, training ends worse than it was; the best weights are kept."""
     seen = {}
 
     def remember(step, model, history):
@@ -160,7 +156,7 @@ def test_the_best_weights_are_those_of_the_best_step_and_hold_nothing_frozen(tmp
     best = seen[history.best_step]
     assert all(torch.equal(p, best[name]) for name, p in adapted.named_parameters())
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
-    copied = load_tensors(sorted(tmp_path.glob("step-*"))[-1], "best.safetensors")
+    copied = checkpoints.load(sorted(tmp_path.glob("step-*"))[-1])["run"]["best"]
     assert trained == copied.keys() & {name for name, _ in adapted.named_parameters()}
     assert not any("embeddings" in name for name in copied)
 
@@ -188,7 +184,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     other = lora.add_lora(classifier(dropout=0.1), rank=4, alpha=1, dropout=0.2)
     with pytest.raises(InvalidValue, match=r"'alpha': 8.*'alpha': 1"):
         training.fit(other, DATA, DATA, config(**settings, resume=True))
-    state = json.loads((sorted(tmp_path.glob("step-*"))[-1] / "state.json").read_text("utf-8"))
+    state = checkpoints.load(sorted(tmp_path.glob("step-*"))[-1])
     assert state["fingerprint"]["lora"]["rank"] == 4
 
 

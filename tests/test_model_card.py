@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from helpers.errors import CourseError, InvalidValue
 from helpers.shipping import model_card
-from helpers.shipping.card_sections import NOT_MEASURED
+from helpers.shipping.model_card import NOT_MEASURED, Description
 
 WORDS = {
     "name": "tiny", "intended_use": "Sort sentences of film reviews.",
@@ -21,7 +21,7 @@ def text(**changes):
         k: changes.pop(k) for k in list(changes) if k in (*WORDS, "data", "licence", "language")
     }
     return model_card.card_text(
-        tiny_run.metrics(**changes), labels=list(tiny_run.LABELS), **options
+        tiny_run.metrics(**changes), Description(**options), labels=tiny_run.LABELS
     )
 
 
@@ -56,12 +56,20 @@ def test_a_card_holds_every_section_and_finds_no_fault_in_itself():
 @pytest.mark.parametrize(
     ("baseline", "verdict"),
     [
-        ({"majority": tiny_run.scores(0.5, 0.3)}, "majority class) lies below this model's"),
+        ({"majority": tiny_run.scores(0.5, 0.3)}, "majority class) is below this model's"),
         (
             {"tfidf_logreg": tiny_run.scores(0.8, 0.8)},
             "within this model's interval: no clear gain",
         ),
         ({"tfidf_logreg": tiny_run.scores(0.9, 0.9)}, "does better.** Use that."),
+        (
+            {"majority": tiny_run.scores(0.5, 0.3), "tfidf_logreg": tiny_run.scores(0.9, 0.9)},
+            "The baseline (TF-IDF + logistic regression) does better.** Use that.",
+        ),
+        (
+            {"sliding_window": tiny_run.scores(0.8, 0.8), "silent": tiny_run.scores(0.6, 0.9)},
+            "The best baseline (sliding window of words) is within this model's interval",
+        ),
         ({}, "No baseline was measured"),
     ],
 )
@@ -74,7 +82,7 @@ def test_bias_is_shown_with_intervals_or_said_not_to_be_measured(tmp_path):
     run = tiny_run.write(tmp_path / "run")
     model_card.record_bias(run, "he and she", {"flip_rate": (0.02, 0.01, 0.04)})
     model_card.record_bias(run, "old and young", {"shift": (-0.1, -0.2, 0.05)})
-    path = model_card.write_card(run, **WORDS)
+    path = model_card.write_card(run, Description(**WORDS))
     card = path.read_text(encoding="utf-8")
     assert "| he and she | flip rate | 0.020 | 0.010 to 0.040 |" in card
     assert "| old and young | shift | -0.100 | -0.200 to 0.050 |" in card
@@ -95,7 +103,7 @@ def test_a_bias_outside_its_interval_is_refused(tmp_path):
     assert (run / "metrics.json").read_bytes() == before
 
 
-def test_a_task_of_ones_own_must_say_whose_the_texts_are():
+def test_your_own_task_must_say_whose_the_texts_are():
     with pytest.raises(InvalidValue, match="say where its texts come from"):
         text(task="mine.csv")
     assert "Letters to our desk." in text(task="mine.csv", data="Letters to our desk.")
@@ -120,7 +128,7 @@ def test_what_is_missing_is_named(changes, message):
     ("old", "new", "fault"),
     [
         ("license: apache-2.0\n", "", "lack license"),
-        ("license: apache-2.0", "license: mine", "'mine' is none of"),
+        ("license: apache-2.0", "license: mine", "'mine' isn't one of"),
         ("language: en\n", "", "lack language"),
         (
             "Sort sentences of film reviews.",
@@ -145,7 +153,7 @@ def test_a_card_without_metadata_is_at_fault():
 
 def test_a_folder_without_a_run_is_explained(tmp_path):
     with pytest.raises(CourseError, match="helpers train"):
-        model_card.write_card(tmp_path, **WORDS)
+        model_card.write_card(tmp_path, Description(**WORDS))
     (tmp_path / "metrics.json").write_text(json.dumps({"test": 3}), encoding="utf-8")
     with pytest.raises(CourseError, match="no scores under 'test'"):
-        model_card.write_card(tmp_path, **WORDS)
+        model_card.write_card(tmp_path, Description(**WORDS))

@@ -1,4 +1,4 @@
-"""Loading models: transformers itself is the reference; tiny models of our own where that does."""
+"""Loading models, with transformers as the reference; tiny models where they are enough."""
 
 import json
 import logging
@@ -45,13 +45,13 @@ def test_default_model():
 # -- the real encoder ------------------------------------------------------------------------------
 
 
-def test_the_tokenizer_is_berts(encoder_folder):
+def test_the_tokenizer_equals_that_of_bert(encoder_folder):
     ours = models.load_tokenizer("encoder")(TEXTS)["input_ids"]
     assert ours == BertTokenizer.from_pretrained(encoder_folder)(TEXTS)["input_ids"]
     assert ours[0][0] == 101 and ours[0][-1] == 102
 
 
-def test_the_encoder_equals_transformers(encoder_folder):
+def test_the_encoder_equals_that_of_transformers(encoder_folder):
     inputs = models.load_tokenizer()(TEXTS, padding=True, return_tensors="pt")
     ours, theirs = models.load_encoder(), BertModel.from_pretrained(encoder_folder).eval()
     assert isinstance(ours, BertModel) and not ours.training
@@ -62,14 +62,14 @@ def test_the_encoder_equals_transformers(encoder_folder):
         )
 
 
-def test_eager_attention_can_be_looked_at():
+def test_eager_attention_returns_its_weights():
     inputs = models.load_tokenizer()(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         outputs = models.load_encoder(attention="eager")(**inputs, output_attentions=True)
     assert len(outputs.attentions) == 6 and outputs.attentions[0].shape[:2] == (2, 12)
 
 
-def test_a_classifier_is_the_pretrained_body_under_a_seeded_head():
+def test_a_classifier_is_the_pretrained_body_with_a_seeded_head():
     before = torch.random.get_rng_state()
     model = models.load_classifier(labels=NAMES, seed=7)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -97,7 +97,7 @@ def test_masked_lm_decodes_with_the_word_embeddings():
     assert not torch.equal(*dense)
 
 
-def test_nothing_is_printed_and_settings_are_put_back(capfd, caplog):
+def test_nothing_is_printed_and_settings_are_restored(capfd, caplog):
     transformers.utils.logging.set_verbosity_info()
     transformers.utils.logging.enable_progress_bar()
     try:
@@ -114,7 +114,7 @@ def test_nothing_is_printed_and_settings_are_put_back(capfd, caplog):
 # -- the real causal model -------------------------------------------------------------------------
 
 
-def test_the_causal_model_has_the_numbers_of_the_gguf_file():
+def test_the_causal_model_has_the_weights_of_the_gguf_file():
     model, tokenizer = models.load_causal_lm(), models.load_tokenizer("causal-lm")
     assert not model.training and {p.dtype for p in model.parameters()} == {torch.float32}
     file = next(assets.fetch("causal-lm").rglob("*.gguf"))
@@ -161,7 +161,7 @@ def test_dropout_reaches_every_layer(saved):
 
 
 @pytest.mark.parametrize("labels", [[], ["one"], ["same", "same"]])
-def test_labels_that_are_no_classes(labels):
+def test_labels_that_are_not_classes(labels):
     with pytest.raises(InvalidValue, match="at least two different names"):
         models.load_classifier(labels=labels)
 
@@ -173,7 +173,7 @@ def test_dropout_out_of_range(dropout):
             models.load_classifier(labels=NAMES, **{name: dropout})
 
 
-def test_names_that_are_no_models(monkeypatch):
+def test_unknown_names_are_explained(monkeypatch):
     monkeypatch.setenv("COURSE_PROFILE", "quick")
     with pytest.raises(InvalidValue, match="Did you mean 'encoder'"):
         models.load_encoder("encodr")
@@ -193,7 +193,7 @@ def test_a_hub_name_is_passed_on_in_the_full_profile(monkeypatch):
     assert asked == ["someone/some-bert"]
 
 
-def test_tiny_gpt_is_seeded_and_counts():
+def test_tiny_gpt_is_seeded_and_has_the_expected_number_of_weights():
     before = torch.random.get_rng_state()
     model = models.tiny_gpt(vocabulary_size=50, positions=16, width=24, layers=2, heads=3, seed=5)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -219,7 +219,7 @@ def test_tiny_gpt_sizes_out_of_range(sizes, message):
         models.tiny_gpt(vocabulary_size=50, **sizes)
 
 
-def test_what_was_saved_comes_back(saved):
+def test_a_saved_model_is_loaded_unchanged(saved):
     model, tokenizer = models.load_trained(saved)
     assert not model.training and tokenizer("w7")["input_ids"] == [2, 7, 3]
     original = BertForSequenceClassification.from_pretrained(saved).eval()
@@ -228,7 +228,7 @@ def test_what_was_saved_comes_back(saved):
         assert torch.equal(model(**batch).logits, original(**batch).logits)
 
 
-def test_save_trained_replaces_whole_or_not_at_all(saved, monkeypatch):
+def test_save_trained_replaces_all_or_nothing(saved, monkeypatch):
     model, tokenizer = models.load_trained(saved)
     with torch.no_grad():
         model.classifier.bias += 1
@@ -242,7 +242,7 @@ def test_save_trained_replaces_whole_or_not_at_all(saved, monkeypatch):
     assert not list(saved.parent.glob(f".{saved.name}-*"))
 
 
-def test_a_folder_without_a_model_says_what_to_do(saved, tmp_path_factory):
+def test_a_folder_without_a_model_is_explained(saved, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(CourseError, match=r"no trained model: no config.json.*helpers train"):
         models.load_trained(empty)
@@ -255,7 +255,7 @@ def test_a_folder_without_a_model_says_what_to_do(saved, tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", ["weights", "config"])
-def test_a_damaged_model_says_so(damage, saved):
+def test_a_damaged_model_is_reported(damage, saved):
     file = saved / ("model.safetensors" if damage == "weights" else "config.json")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(CourseError, match="cannot be read"):
@@ -283,7 +283,7 @@ def test_a_regressor_has_one_output_and_the_mean_squared_error():
     assert torch.equal(again.classifier.weight, model.classifier.weight)
 
 
-def test_heads_for_tokens_and_questions_are_saved_and_loaded_as_what_they_are(tmp_path):
+def test_heads_for_tokens_and_questions_keep_their_kind(tmp_path):
     tokenizer = models.load_tokenizer()
     for number, model in enumerate(
         (models.load_token_classifier(labels=["O", "B-X"]), models.load_question_answerer())

@@ -12,7 +12,7 @@ import torch
 from helpers import models
 from helpers.errors import CourseError, InvalidValue
 from helpers.shipping import demo
-from helpers.shipping.feedback import FeedbackLog
+from helpers.shipping.demo import FeedbackLog
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -160,5 +160,5 @@ class TestFeedback:
     def test_another_file_is_no_log(self, tmp_path):
         log = self.log(tmp_path)
         log.path.write_text(json.dumps({"kind": "other"}), encoding="utf-8")
-        with pytest.raises(CourseError, match="no feedback log"):
+        with pytest.raises(CourseError, match="not a feedback log"):
             log.predictions()

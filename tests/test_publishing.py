@@ -21,7 +21,7 @@ TOKEN = "hf_token_of_this_test"
 @pytest.fixture
 def run(tmp_path):
     run = tiny_run.write(tmp_path / "run")
-    model_card.write_card(run, **WORDS)
+    model_card.write_card(run, model_card.Description(**WORDS))
     return run
 
 
@@ -76,7 +76,7 @@ def test_what_was_pushed_comes_back_bit_for_bit(run, server, tmp_path):
     with torch.inference_mode():
         assert torch.equal(model(batch["input_ids"]).logits, own(batch["input_ids"]).logits)
     # Pushed again, with another card: the repository is there, and the card is the new one.
-    model_card.write_card(run, **WORDS | {"name": "second"})
+    model_card.write_card(run, model_card.Description(**WORDS | {"name": "second"}))
     done = push(run, server.url, tmp_path / "home")
     assert done.returncode == 0, done.stderr
     assert "# second" in (tmp_path / "store" / "models" / "me" / "tiny" / "README.md").read_text()

@@ -1,3 +1,5 @@
+"""Choosing device, precision and profile, and seeding."""
+
 import os
 import random
 import subprocess

@@ -258,8 +258,9 @@ def test_a_text_of_two_lines_is_not_two_rows(tmp_path):
     ("name", "content", "message"),
     [
         ("a.csv", "text,id\nw,1\nw,2,3\n", "line 3: 3 cells, but the header names 2 columns"),
-        ("a.csv", "text,id\nw\n", "line 2: 1 cells, but the header names 2 columns"),
+        ("a.csv", "text,id\nw\n", "line 2: 1 cell, but the header names 2 columns"),
         ("a.csv", 'text,id\n"a\nb",1,2\n', "lines 2 to 3: 3 cells"),
+        ("a.csv", "text\nHello, you\n", "line 2: 2 cells, but the header names 1 column. Put a"),
         ("a.csv", "text\nw\nx\xe9".encode("latin-1"), "UTF-8: line 3 holds the byte 0xe9"),
         ("a.csv", "text\nw\n".encode("utf-16"), "UTF-8: line 1 holds the byte 0xff"),
         ("a.jsonl", b'{"text": "\xed\xa0\xbd"}', "UTF-8: line 1 holds the byte 0xed"),

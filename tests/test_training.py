@@ -17,7 +17,7 @@ from helpers.batches import EncodedTexts, MaskedTexts, encode, length_grouped_ba
 from helpers.errors import CourseError, InvalidValue, NonFiniteLoss
 from helpers.training import fit, steps
 from helpers.training.config import History, TrainingConfig, learning_rate_at
-from helpers.training.dropout import ExampleDropout
+from helpers.training.speed import EmbeddingGradient, ExampleMasks
 
 ROOT = Path(__file__).parents[1]
 
@@ -185,7 +185,8 @@ def test_consistency_is_the_loss_by_hand_and_does_not_depend_on_accumulation():
     batch = data.batch(rows)
     labels = batch.pop("labels")
     pooled = model.bert(**batch).pooler_output
-    masks = ExampleDropout(model.dropout.train())
+    masks = ExampleMasks(model)
+    model.dropout.train()
     masks.begin(steps.derived_seed(settings.seed, 0, steps.DROPOUT), 12)
     masks.take(range(12))
     log_p = model.classifier(model.dropout(torch.cat([pooled, pooled]))).log_softmax(-1)
@@ -534,12 +535,15 @@ def test_runs_leave_nothing_behind():
         assert not model.training
     assert not model.bert.embeddings.word_embeddings.sparse
     assert not model.bert.embeddings.word_embeddings._forward_pre_hooks
+    assert {type(m) for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {
+        torch.nn.Dropout
+    }
 
 
 def test_embedding_gradient_is_the_ordinary_one():
     data = tiny.encoded()
     plain, special = tiny.classifier(), tiny.classifier()
-    rows = steps.EmbeddingGradient(special)
+    rows = EmbeddingGradient(special)
     assert rows.table is special.bert.embeddings.word_embeddings
     for indices in ([0, 1, 2], [5, 3], [7]):
         for model in (plain, special):
@@ -550,7 +554,7 @@ def test_embedding_gradient_is_the_ordinary_one():
         rows.clear(list(special.parameters()))
         assert not rows.table.weight.grad.any()
     tied = tiny.causal_model()
-    assert steps.EmbeddingGradient(tied).table is None
+    assert EmbeddingGradient(tied).table is None
 
 
 def test_progress_shows_loss_speed_and_time_left_or_nothing(capfd):

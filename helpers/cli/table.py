@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from helpers.shipping.card_sections import BASELINES
+from helpers.shipping.model_card import BASELINES
 
 
 def score_table(metrics: dict[str, Any]) -> str:

@@ -159,12 +159,13 @@ class Table:
         for start, lines, cells in self._parse():
             if len(cells) != len(self.columns):
                 raise CourseError(
-                    f"{self.path.name}, {_name(start, lines)}: {len(cells)} cells, but the header "
-                    f"names {len(self.columns)} columns. Put a text that holds "
+                    f"{self.path.name}, {_name(start, lines)}: {len(cells)} "
+                    f"cell{'s' * (len(cells) != 1)}, but the header names {len(self.columns)} "
+                    f"column{'s' * (len(self.columns) != 1)}. Put a text that holds "
                     f"{self.separator!r} in quotation marks, or correct that row."
                 )
             _remember(known, lines, cells)
-            if self._is_joined(lines, cells, known):
+            if len(lines) > 1 and self._is_joined(lines, cells, known):
                 joined.append(_name(start, lines))
             yield Row(start, dict(zip(self.columns, cells, strict=True)))
         if joined:
@@ -176,7 +177,8 @@ class Table:
             )
 
     def _parse(self) -> Iterator[tuple[int, list[str], list[str]]]:
-        """Of each row after the header: the number of its first line, its lines and its cells."""
+        """Of each row after the header: the number of its first line, its lines (until the next row
+        is asked for) and its cells."""
         csv.field_size_limit(LONGEST_CELL)  # the default, 131,072, is less than some documents
         lines: list[str] = []
 
@@ -215,6 +217,8 @@ class Table:
         separator = self.separator + " " * self._padded
         cut = [line.rstrip("\r\n").split(separator) for line in lines]
         alike = [(number, row) for number, row in enumerate(cut) if len(row) == len(known)]
+        if 2 * len(alike) <= len(lines):
+            return False
         for column, values in enumerate(known):
             if "\n" in cells[column] or "\r" in cells[column]:
                 continue  # the cell that spans the lines
@@ -224,7 +228,7 @@ class Table:
                 for number, row in alike
                 if re.fullmatch("0|[1-9][0-9]{0,17}", row[column])
             )
-            if 2 * max(repeated, *starts.values(), 0) > len(lines) > 1:
+            if 2 * max(repeated, *starts.values(), 0) > len(lines):
                 return True
         return False
 

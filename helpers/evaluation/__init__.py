@@ -1,4 +1,4 @@
-"""How good a model is: its predictions, their scores with intervals, and baselines to compare."""
+"""How good a model is: its predictions, scores with intervals, and baselines to compare with."""
 
 from helpers.evaluation.metrics import bootstrap_interval, mcnemar, paired_bootstrap, score
 from helpers.evaluation.prediction import (

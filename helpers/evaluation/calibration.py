@@ -1,4 +1,4 @@
-"""Does a classifier know how sure it may be? Reliability, its one-number summary, and the cure."""
+"""Reliability of a classifier's confidence, expected calibration error, temperature scaling."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from scipy.special import log_softmax
 
 from helpers.errors import InvalidValue
 
-TEMPERATURES = (0.02, 50.0)  # where ``fit_temperature`` looks
+TEMPERATURES = (0.02, 50.0)  # the range that ``fit_temperature`` searches
 
 
 def calibration_bins(
     probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
 ) -> dict[str, np.ndarray]:
-    """Examples grouped by how sure the model was, as in Guo et al. (2017), section 2.
+    """Examples grouped by the model's confidence, as in Guo et al. (2017), section 2.
 
     probabilities: (N, C), each row summing to 1. labels: (N,) true classes.
-    bins: M equal steps of confidence; step m holds ((m - 1)/M, m/M].
+    bins: M equal bins of confidence; bin m is ((m - 1)/M, m/M].
     Returns arrays of length M: ``confidence`` (mean highest probability), ``accuracy`` (share
-    right), ``count``. A step without examples has count 0 and NaN for the others.
-    Raises InvalidValue: no examples, shapes that do not fit, rows that are no probabilities.
+    of correct predictions), ``count``. A bin without examples has count 0 and NaN for the others.
+    Raises InvalidValue: no examples, shapes that do not match, rows that aren't probabilities.
     """
     probabilities, labels = _check(probabilities, labels)
     if bins < 1:
@@ -42,9 +42,9 @@ def calibration_bins(
 def expected_calibration_error(
     probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
 ) -> float:
-    """Mean distance between confidence and accuracy over the steps of ``calibration_bins``, each
-    weighted by its examples: 0 is perfect, 1 the worst. (Naeini et al. 2015; Guo et al. 2017,
-    equation 3.) It depends on ``bins``, and on few examples it is above 0 by chance alone.
+    """Mean distance between confidence and accuracy over the bins of ``calibration_bins``, each
+    weighted by its number of examples: 0 is perfect, 1 the worst (Naeini et al. 2015; Guo et al.
+    2017, equation 3). It depends on ``bins``, and with few examples it is above 0 by chance alone.
     """
     found = calibration_bins(probabilities, labels, bins)
     gap = np.abs(found["confidence"] - found["accuracy"])
@@ -53,13 +53,13 @@ def expected_calibration_error(
 
 def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
     """The temperature T for which softmax(logits / T) gives these labels the highest likelihood
-    (Guo et al. 2017, section 4.2). T above 1 makes a model less sure, below 1 surer; the class
-    it chooses never changes. Fit it on validation examples, never on test examples.
+    (Guo et al. 2017, section 4.2). T above 1 makes a model less confident, below 1 more so; the
+    predicted class never changes. Fit it on validation examples, never on test examples.
 
     logits: (N, C). labels: (N,) true classes.
-    Returns T between 0.02 and 50. It runs towards the lower end where every example is right,
-    since then being surer is always better: such labels cannot tell how sure to be.
-    Raises InvalidValue: no examples, or shapes that do not fit.
+    Returns T between 0.02 and 50. It approaches the lower end if every prediction is correct: then
+    more confidence is always better, so such labels cannot show how confident to be.
+    Raises InvalidValue: no examples, or shapes that do not match.
     """
     logits, labels = _check(logits, labels)
     rows = np.arange(len(labels))

@@ -3,8 +3,8 @@
 ``bootstrap`` is the course's one bootstrap; rows, documents and sentence pairs all go through it.
 A named score depends only on how often each true class was predicted as each class. So its
 resamples need no rows: drawing N test examples with replacement is drawing N times from the cells
-of that table, which numpy does for all resamples at once (2,000 resamples of 2,000 examples of
-five classes: 10 ms; calling scikit-learn's macro-F1 2,000 times: 3 s).
+of that table, which numpy does for all resamples at once. For 2,000 resamples of 2,000 examples in
+five classes that takes 0.03 s, 700 times less than calling scikit-learn's macro-F1 on each.
 """
 
 from collections.abc import Callable, Sequence

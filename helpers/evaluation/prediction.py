@@ -1,7 +1,4 @@
-"""How good is a classifier: its predictions, their report, and the baselines beside it.
-
-Intervals and tests are those of ``helpers.evaluation.metrics``, and can be had from here too.
-"""
+"""How good is a classifier: its predictions, a report on them, and baselines to compare with."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,15 +42,15 @@ __all__ = [
 ]
 
 
-TARGETS = ("labels", "start_positions", "end_positions")  # what a batch holds besides inputs
+TARGETS = ("labels", "start_positions", "end_positions")  # in a batch, not for the forward pass
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier said about N examples, in their order.
+    """A classifier's predictions for N examples, in their order.
 
-    logits: (N, C) float32. labels: (N,) int64, or None when the data has none.
-    loss: mean cross-entropy in nats an example, or None without labels.
+    logits: (N, C) float32. labels: (N,) int64, or None if the data has none.
+    loss: mean cross-entropy in nats per example, or None without labels.
     """
 
     logits: np.ndarray
@@ -79,16 +76,16 @@ def predict(
     progress: bool = False,
     device: str | None = None,
 ) -> Predictions:
-    """Run a classifier over ``data``; the model's training mode is left as it was.
+    """Run a classifier over ``data``; the model keeps its training or eval mode.
 
-    Texts go through from the longest to the shortest, at most ``tokens_per_batch`` tokens at a
-    time (padding included; None: 2,048 on a CPU, whose caches they fit, else 16,384), so that
-    almost nothing is padding and a batch that does not fit fails first. Only the logits are kept.
+    Texts are processed from the longest to the shortest, at most ``tokens_per_batch`` tokens at a
+    time (with padding; None: 2,048 on a CPU, which fit its caches, else 16,384). So almost nothing
+    is padding, and a batch too large for the memory fails first. Only the logits are kept.
     The loss is summed over all examples and divided once.
 
     device: moves the model there first; None: where the model already is.
     Raises InvalidValue: no examples, ``tokens_per_batch`` below 1, a label outside the classes,
-    labels that are no class numbers (one for each example).
+    labels that aren't one class number per example.
     """
     logits, total = np.empty((0, 0), dtype=np.float32), 0.0
     labels: np.ndarray | None = None
@@ -203,7 +200,7 @@ def classification_report(
 def majority_baseline(
     train_labels: Sequence[int] | np.ndarray, test_labels: Sequence[int] | np.ndarray
 ) -> np.ndarray:
-    """The commonest class among ``train_labels`` (the lowest number if several are), once for
+    """The most frequent class among ``train_labels`` (of several, the lowest number), once for
     each test example: (M,) int64. Raises InvalidValue: no training labels."""
     train_labels = np.asarray(train_labels)
     if len(train_labels) == 0:
@@ -213,9 +210,8 @@ def majority_baseline(
 
 
 def tfidf_pipeline(*, seed: int = 42) -> Pipeline:
-    """The 50,000 commonest words and pairs of neighbouring words, weighted by 1 + log(count)
-    times inverse document frequency, each text scaled to length 1; then logistic regression
-    with C = 10 (L2)."""
+    """The 50,000 most frequent words and word pairs, weighted by 1 + log(count) times inverse
+    document frequency, each text scaled to length 1; then logistic regression with C = 10 (L2)."""
     return make_pipeline(
         TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=50_000),
         LogisticRegression(C=10.0, max_iter=1000, random_state=seed),
@@ -229,18 +225,18 @@ def tfidf_baseline(
     *,
     seed: int = 42,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``tfidf_pipeline`` fitted on the training texts and asked about the test texts.
+    """``tfidf_pipeline``, fitted on the training texts and applied to the test texts.
 
     Returns the predicted classes (M,) int64 and probabilities (M, C) float64, whose columns are
     the class numbers 0 to the highest in training; classes missing there have probability 0.
-    With only one class in training, that one is certain.
-    Raises InvalidValue: no texts, labels of another number, or texts without any word.
+    If training has only one class, that one gets probability 1.
+    Raises InvalidValue: no texts, not one label per text, or texts without any word.
     """
     train_labels = np.asarray(train_labels)
     if len(train_texts) == 0 or len(train_texts) != len(train_labels) or len(test_texts) == 0:
         raise InvalidValue(
             f"{len(train_texts)} training texts, {len(train_labels)} labels and "
-            f"{len(test_texts)} test texts; give at least one of each and a label a text."
+            f"{len(test_texts)} test texts; give at least one of each and a label per text."
         )
     seen = np.unique(train_labels)
     probabilities = np.zeros((len(test_texts), int(seen[-1]) + 1))
@@ -260,7 +256,7 @@ def _check_answers(answers: torch.Tensor, logits: torch.Tensor) -> None:
     if answers.dim() != 1 or logits.dim() != 2 or answers.is_floating_point():
         raise InvalidValue(
             f"labels of shape {tuple(answers.shape)} ({answers.dtype}) for logits of shape "
-            f"{tuple(logits.shape)}; predict judges classifiers: one class number an example."
+            f"{tuple(logits.shape)}; predict is for classifiers: give one class number per example."
         )
     _check_classes(answers.numpy(), logits.shape[1])
 

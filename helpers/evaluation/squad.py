@@ -19,7 +19,7 @@ STOP_WORDS = frozenset(
     where why how many much long old not no than then there so if into about after before over
     under""".split()  # noqa: SIM905
 )
-LONGEST = 5  # words of a candidate answer
+LONGEST = 5  # words in a candidate answer
 
 
 def normalize_answer(text: str) -> str:
@@ -47,21 +47,21 @@ def f1_score(prediction: str, gold: str) -> float:
 
 
 def best_score(metric: Callable[[str, str], float], prediction: str, golds: Sequence[str]) -> float:
-    """The best of ``metric`` over the gold answers. Gold answers of which nothing is left after
-    normalisation do not count; where none is left, only an empty answer is right."""
+    """The best of ``metric`` over the gold answers. Gold answers that are empty after normalisation
+    do not count; if all are, only an empty answer is right."""
     golds = [gold for gold in golds if normalize_answer(gold)] or [""]
     return max(metric(prediction, gold) for gold in golds)
 
 
 def sliding_window_answer(question: str, text: str) -> str:
-    """The answer of the baseline that only compares words: it never says that there is none.
+    """The answer of a baseline that only compares words, and never says that there is none.
 
     After Richardson et al. 2013 (MCTest), algorithm 1 with the distance idea, and Rajpurkar et
-    al. 2016, section 5.1: the question's content words found in ``text`` weigh
-    log(1 + 1 / count in the text), so rare ones count more. The sentence that shares the most
-    with the question holds the answer; candidates are its runs of at most five content words
-    that the question does not hold. The one with the highest sum of weight / distance to the
-    question's words wins, the first of equals.
+    al. 2016, section 5.1: the question's content words found in ``text`` have
+    the weight log(1 + 1 / count in the text), so rare ones count more. The answer is taken from
+    the sentence that shares the most with the question; candidates are its runs of at most five
+    content words that aren't in the question. The candidate with the highest sum of
+    weight / distance to the question's words wins; of equal ones, the first.
     Raises InvalidValue: an empty text.
     """
     places = [match.span() for match in _WORD.finditer(text)]
@@ -88,7 +88,7 @@ def sliding_window_answer(question: str, text: str) -> str:
 def _sentences(
     words: Sequence[str], text: str, places: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """(first, last) word numbers of each sentence: it ends at . ! ? or at an empty line."""
+    """Word numbers (first, behind the last) of each sentence; . ! ? or an empty line end it."""
     bounds = [0]
     for number in range(1, len(words)):
         between = text[places[number - 1][1] : places[number][0]]

@@ -74,7 +74,7 @@ def _check_nearest(answer: Any) -> str | None:
         return f"It chose row {found}; row 2 points most nearly the same way as the query."
     if answer(query, candidates[[2, 1, 0]]) != 0:
         return "It is right on one set of candidates, but not when their order changes."
-    # By distance the short vector at 45 degrees is nearer than the long one straight ahead.
+    # By distance, the short vector at 45 degrees is nearer than the long one straight ahead.
     if answer(query, np.array([[5.0, 0.0], [0.6, 0.6]])) != 0:
         return (
             "It measures how far apart the ends of the vectors are. Row 0 points exactly the "
@@ -113,7 +113,7 @@ def _encoder() -> tuple[Any, Any]:
 
 
 def likeness(first: str, second: str) -> float:
-    """The cosine of the encoder's vectors of two texts, -1 to 1."""
+    """The cosine similarity of two texts according to the encoder, from -1 to 1."""
     import torch
 
     tokenizer, encoder = _encoder()

@@ -1,4 +1,4 @@
-"""Exercises of lesson 02: longest match, texts that look alike, a first merge, padding's share."""
+"""Exercises of lesson 02: longest match, texts that look alike, the first merge, padding."""
 
 from functools import cache
 from typing import Any

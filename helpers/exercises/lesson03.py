@@ -71,7 +71,7 @@ def _near(found: float, value: Tensor | float) -> bool:
 
 
 def _as_float(found: Any, what: str) -> float | str:
-    """The number a learner's function gave, or what is wrong with it."""
+    """The number that a learner's function returned, or a sentence on what is wrong with it."""
     if not isinstance(found, Tensor) and not _is_number(found):
         return f"One number is wanted, {what}; it gave a {type(found).__name__}."
     if isinstance(found, Tensor) and found.numel() != 1:

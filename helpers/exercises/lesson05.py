@@ -1,4 +1,4 @@
-"""Exercises of lesson 05: pooling, counting what is trained, labels needed, layer rates."""
+"""Exercises of lesson 05: pooling, counting trained weights, labels needed, rates per layer."""
 
 from typing import Any
 

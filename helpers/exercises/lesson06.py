@@ -1,4 +1,4 @@
-"""Exercises of lesson 06: means of means, a softmax too many, noise, a first step, focal loss."""
+"""Exercises of lesson 06: means of means, one softmax too many, noise, AdamW, focal loss."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Exercises of lesson 07: a first loss, the number of updates, a loop, and a prediction."""
+"""Exercises of lesson 07: the first loss, the number of updates, a training loop, a prediction."""
 
 import copy
 import math
@@ -91,14 +91,14 @@ def answer(examples, batch_size, epochs):
 
 
 class _Classifier(nn.Module):
-    """A classifier of four numbers with the habits of a transformers model: it takes keywords,
+    """A classifier of four numbers that behaves like a transformers model: it takes keywords,
     computes its own loss, has dropout and a ``config``, and starts in eval mode."""
 
     def __init__(self, id2label: dict[int, str]) -> None:
         super().__init__()
         self.dropout, self.head = nn.Dropout(0.5), nn.Linear(4, len(id2label))
         self.config = type("Config", (), {"id2label": id2label})()
-        self.modes: list[tuple[bool, bool]] = []  # (training, gradients wanted) of every call
+        self.modes: list[tuple[bool, bool]] = []  # (training, gradients enabled) per call
         with torch.no_grad():
             self.head.weight.copy_(torch.arange(self.head.weight.numel()).view_as(self.head.weight))
             self.head.weight.mul_(0.1)
@@ -204,7 +204,7 @@ _TEXTS = ["aaa", "b", "cc", "dddd"]
 
 
 class _Tokenizer:
-    """Turns a text into four numbers, and insists on tensors and padding as the real one does."""
+    """Turns a text into four numbers; tensors and padding must be asked for, as with a real one."""
 
     def __call__(self, texts: Any, **options: Any) -> dict[str, Any]:
         if options.get("return_tensors") != "pt":

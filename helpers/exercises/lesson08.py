@@ -1,4 +1,4 @@
-"""Exercises of lesson 08: a leak check, macro-F1, the size of a test pile, abstaining."""
+"""Exercises of lesson 08: a leak check, macro-F1, the size of a test set, abstaining."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Exercises of lesson 09: a model's bytes, micro-batches, a run that was not shared, a budget."""
+"""Exercises of lesson 09: the bytes of a model, micro-batches, an unshared run, a budget."""
 
 from typing import Any
 

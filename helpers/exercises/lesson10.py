@@ -138,7 +138,7 @@ def _check_labels(answer: Any) -> str | None:
     found = [int(label) for label in answer(list(prompt), list(reply), end, length)]
     right = [-100] * 4 + reply + [end] + [-100] * 2
     if found == right:
-        # A text that is exactly full has no padding.
+        # A text of exactly the full length has no padding.
         full = [int(label) for label in answer(list(prompt), list(reply), end, 9)]
         return None if full == right[:9] else "Right with padding; for a full row it is not."
     named = {

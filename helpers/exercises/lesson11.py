@@ -1,4 +1,4 @@
-"""Exercises of lesson 11: ranks with ties, what a change of scale leaves alone, minimal pairs."""
+"""Exercises of lesson 11: ranks with ties, what a change of scale doesn't affect, minimal pairs."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Exercises of lesson 14: tags back to names, a strict F1 by head, accuracy that flatters."""
+"""Exercises of lesson 14: from tags to names, a strict F1 in your head, accuracy that flatters."""
 
 from typing import Any
 

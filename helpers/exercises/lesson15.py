@@ -1,11 +1,11 @@
-"""Exercises of lesson 15: the cache's bytes, a trap for greedy search, nuclei, a bad penalty."""
+"""Exercises of lesson 15: cache size, a trap for greedy search, top-p, a wrong penalty."""
 
 import math
 from typing import Any
 
 from helpers.exercises.question import Question
 
-# (layers, query heads, key-value heads, head size, tokens, bytes a number)
+# (layers, query heads, key-value heads, head size, tokens, bytes per number)
 MODELS = ((30, 9, 3, 64, 100, 4), (32, 32, 8, 128, 4096, 2), (12, 12, 12, 64, 1024, 4))
 NUCLEI = (
     ([0.5, 0.3, 0.15, 0.05], 0.6),

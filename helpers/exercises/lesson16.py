@@ -1,4 +1,4 @@
-"""Exercises of lesson 16: what equal precision forces, a gap of many groups, measures misled."""
+"""Exercises of lesson 16: what equal precision implies, gaps of many groups, bad measures."""
 
 from typing import Any
 

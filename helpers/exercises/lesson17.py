@@ -1,4 +1,4 @@
-"""Exercises of lesson 17: rates for layers, Google's names, a loss scale, a step of LAMB."""
+"""Exercises of lesson 17: rates per layer, Google's names, loss scaling, a step of LAMB."""
 
 import itertools
 from typing import Any

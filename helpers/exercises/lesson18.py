@@ -1,4 +1,4 @@
-"""Exercises of lesson 18: drift by chance, rows in chunks, an index fooled by a rare bin."""
+"""Exercises of lesson 18: chance drift, rows in chunks, an index fooled by a rare bin."""
 
 from collections.abc import Iterator
 from itertools import count, islice

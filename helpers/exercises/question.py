@@ -15,14 +15,14 @@ NOT_A_FUNCTION = "`answer` should be the function itself: leave its name, `answe
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found: the status and the sentence for the learner."""
+    """The result of a check: a status, and a sentence for the learner."""
 
     status: Status
     message: str
 
 
 class _Untouched(BaseException):
-    """A learner's function gave back nothing. Not an ``Exception``: no check may swallow it."""
+    """A learner's function returned nothing. Not an ``Exception``, so that no check catches it."""
 
     def __init__(self, name: str, has_body: bool) -> None:
         super().__init__(name)
@@ -36,9 +36,9 @@ class Question:
     Args:
         id: lesson and number, such as ``"03.1"``.
         title: what the exercise is about, in a few words.
-        check: called with the learner's answer; returns None when it is right, otherwise a
-            sentence that names the mistake and helps. It may raise: that is reported kindly.
-        first_step: the first thing to do, shown while the starter has not been touched.
+        check: called with the learner's answer; returns None if it is right, otherwise a sentence
+            that names the mistake and helps. If it raises, the learner gets a friendly message.
+        first_step: the first thing to do, shown as long as the starter is unchanged.
         hints: shown one by one by ``hint()``.
         solution: Python source that defines ``answer``. Where that is a function, anything that
             cannot be called is turned away before ``check``.
@@ -70,7 +70,7 @@ class Question:
         return f"<Question {self.id}: {self.title}>"
 
     def result(self, answer: Any) -> Result:
-        """Judge ``answer`` without printing anything."""
+        """Check ``answer`` without printing anything."""
         if _is_blank(answer):
             return self._not_attempted()
         if self._wants_function and not callable(answer):
@@ -86,7 +86,7 @@ class Question:
         return Result("wrong", problem)
 
     def check(self, answer: Any) -> None:
-        """Judge ``answer`` and print what was found."""
+        """Check ``answer`` and print the result."""
         found = self.result(answer)
         if found.status == "passed":
             _say(f"✓ {self.id} {self.title}: right. {found.message}")
@@ -96,7 +96,7 @@ class Question:
             _say(f"○ {self.id} {self.title}: {found.message}")
 
     def hint(self) -> None:
-        """Print the next hint; after the last one, begin again."""
+        """Print the next hint; after the last one, start again with the first."""
         if not self.hints:
             _say(f"{self.id} has no hints. First step: {self.first_step}")
             return
@@ -105,7 +105,7 @@ class Question:
         _say(f"Hint {number + 1} of {len(self.hints)}: {self.hints[number]}")
 
     def solution(self) -> None:
-        """Print the source of one right answer."""
+        """Print the source of a right answer."""
         print(self.solution_source)
 
     def _not_attempted(self, untouched: _Untouched | None = None) -> Result:
@@ -116,21 +116,21 @@ class Question:
 
 
 def _say(text: str) -> None:
-    """Print in lines of at most 88 characters: notebooks break longer ones inside a word."""
+    """Print in lines of at most 88 characters; notebooks break longer ones inside words."""
     for line in text.split("\n"):
         print(textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False))
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, sentence: str) -> None:
-    """Assert that two numbers or arrays agree, and say so in one stable line.
+    """Assert that two numbers or arrays agree, and print one line that never varies.
 
     Args:
-        actual, expected: numbers, tensors or arrays of one shape.
-        tolerance: the largest absolute difference allowed, at least 0.
-        sentence: what has been shown, printed when it holds.
+        actual, expected: numbers, tensors or arrays of the same shape.
+        tolerance: the largest allowed absolute difference, at least 0.
+        sentence: what this shows; printed if it holds.
 
     Raises:
-        AssertionError: the shapes differ, or some pair differs by more (NaN always does).
+        AssertionError: the shapes differ, or two numbers differ by more (NaN always does).
     """
     a, b = _as_array(actual), _as_array(expected)
     if a.shape != b.shape:
@@ -155,7 +155,7 @@ def _as_array(value: Any) -> np.ndarray:
 
 
 def _is_blank(answer: Any) -> bool:
-    """Is this an untouched starter: None, ``...``, or a container that still holds ``...``?"""
+    """Whether this is an unchanged starter: None, ``...`` or a container with ``...`` in it."""
     if answer is None or answer is ...:
         return True
     if isinstance(answer, dict):
@@ -164,7 +164,7 @@ def _is_blank(answer: Any) -> bool:
 
 
 def _watch(answer: Any) -> Any:
-    """A learner's function, wrapped so that giving back nothing stops the check."""
+    """A learner's function, wrapped so that returning nothing stops the check."""
     if not isinstance(answer, types.FunctionType):
         return answer
 
@@ -179,7 +179,7 @@ def _watch(answer: Any) -> Any:
 
 
 def _has_empty_body(function: types.FunctionType) -> bool:
-    """Does the body hold nothing but ``...``, ``pass`` or a docstring?"""
+    """Whether the body has nothing but ``...``, ``pass`` or a docstring."""
     code = function.__code__
     return (
         not code.co_names

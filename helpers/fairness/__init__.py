@@ -1,5 +1,7 @@
-"""Bias, measured (``counterfactuals`` makes pairs, ``gaps`` compares groups) and mitigated."""
+"""Bias: measured (``counterfactuals`` makes pairs, ``gaps`` compares groups) and mitigated
+(``mitigation``)."""
 
+from helpers.fairness import counterfactuals, mitigation
 from helpers.fairness.gaps import (
     RATES,
     Estimate,
@@ -13,7 +15,9 @@ __all__ = [
     "RATES",
     "Estimate",
     "counterfactual_gap",
+    "counterfactuals",
     "group_gaps",
     "group_rates",
     "mean_estimate",
+    "mitigation",
 ]

@@ -1,7 +1,7 @@
-"""Sentences rewritten so that one thing about a person changes and nothing else: the written
-lexicon of ``data/counterfactuals.toml``, and pairs made with it from sentences of one's own.
+"""Sentences rewritten so that one thing about a person changes and nothing else: the lexicon in
+``data/counterfactuals.toml``, and pairs made with it from your own sentences.
 
-``data/README.md`` says how the lexicon was made and what it is not.
+``data/README.md`` says how the lexicon was made and what its limits are.
 """
 
 import re
@@ -23,12 +23,12 @@ KINDS = ("swap", "insert")
 
 @dataclass(frozen=True)
 class Attribute:
-    """One thing about a person, and the words that tell it.
+    """One thing about a person, and the words that express it.
 
     kind: "swap" replaces words of the sentence, "insert" puts ``template`` before it.
-    words: of each group. For a swap, ``words[first][i]`` and ``words[second][i]`` are a pair.
-    capitals: of a swap, how many pairs, from the first on, are also replaced with a capital.
-    object_before: of a swap, the words before which "her" is "him".
+    words: of each group. In a swap, ``words[first][i]`` and ``words[second][i]`` are a pair.
+    capitals: in a swap, how many pairs, from the first on, are also replaced when capitalised.
+    object_before: in a swap, the words before which "her" is "him".
     """
 
     name: str
@@ -45,7 +45,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Pair:
-    """One sentence written for two groups; ``origin`` is its number among the sentences given."""
+    """One sentence written for two groups; ``origin`` is its number in the list of sentences."""
 
     origin: int
     first: str
@@ -55,8 +55,8 @@ class Pair:
 def load(path: Path | None = None) -> dict[str, Attribute]:
     """The lexicon's attributes by name (default: the course's own, data/counterfactuals.toml).
 
-    Raises CourseError: no TOML, or an attribute that is not whole (fewer than two groups, a group
-    without words, an unknown kind, a template without its gap, a word of two groups).
+    Raises CourseError: not TOML, or an incomplete attribute (fewer than two groups, a group without
+    words, an unknown kind, a template without its gap, a word in two groups).
     """
     return dict(_load(path or catalog.data_folder() / "counterfactuals.toml"))
 
@@ -82,9 +82,9 @@ def mentioned(text: str, of: Attribute) -> tuple[str, ...]:
 def swap(text: str, of: Attribute, *, to: str) -> str:
     """``text`` with every word of the other group replaced by its partner in group ``to``.
 
-    English is not symmetric: "her" is "his" or "him" (told by the word that follows), "his" is
-    "her", or "hers" at the end of a clause. Words of group ``to`` stay, so a sentence about both
-    becomes one about ``to`` alone.
+    English is not symmetric: "her" is "his" or "him" (the next word decides), "his" is "her", or
+    "hers" at the end of a clause. Words of group ``to`` are kept, so a sentence about both becomes
+    one about ``to`` alone.
     Raises InvalidValue: an attribute of another kind, an unknown group, nothing to swap.
     """
     pattern, partners = _swaps(of)
@@ -109,7 +109,7 @@ def swap(text: str, of: Attribute, *, to: str) -> str:
 
 
 def insert(text: str, of: Attribute, word: str) -> str:
-    """``text`` with ``word`` told before it, by the attribute's template.
+    """``text`` after the attribute's template with ``word`` in its gap.
 
     Raises InvalidValue: an attribute of another kind, a word that is not in its lists.
     """
@@ -129,13 +129,12 @@ def pairs(
     each: int = 1,
     seed: int = 42,
 ) -> list[Pair]:
-    """Every sentence that can be, written for group ``first`` and for group ``second`` of the
-    attribute ``name``.
+    """Pairs of sentences for the groups ``first`` and ``second`` of the attribute ``name``.
 
-    A swap uses the sentences that speak of exactly one of the two groups (about both, a swap would
-    leave only one of them) and makes one pair of each. An insertion uses all of them and makes
-    ``each`` pairs of each, of words drawn with ``seed`` (different ones where there are enough).
-    Raises InvalidValue: no texts, an unknown attribute or group, twice the same group, ``each``
+    A swap uses the sentences that mention exactly one of the two groups (of two, it would leave
+    only one) and makes one pair from each. An insertion uses all sentences and makes ``each`` pairs
+    from each, with words drawn by ``seed`` (different ones if there are enough).
+    Raises InvalidValue: no texts, an unknown attribute or group, the same group twice, ``each``
     below 1, no sentence with anything to swap.
     """
     of = attribute(name)
@@ -161,14 +160,14 @@ def pairs(
     ]
     if not made:
         raise InvalidValue(
-            f"there is nothing to swap: none of the {len(texts)} texts speaks of {first} or "
-            f"{second} alone. Give more texts, or choose an attribute that is inserted."
+            f"there is nothing to swap: none of the {len(texts)} texts mentions only {first} "
+            f"or only {second}. Give more texts, or choose an attribute that is inserted."
         )
     return made
 
 
 def draw_words(of: Attribute, group: str, count: int, each: int, seed: int) -> np.ndarray:
-    """(count, each) words of ``group``; those of a row differ where the group has enough."""
+    """(count, each) words of ``group``; those in a row differ if the group has enough."""
     _require_group(of, group)
     words = np.array(of.words[group])
     random = np.random.default_rng([seed, of.groups.index(group)])
@@ -238,7 +237,7 @@ def _swaps_of(name: str, first: str, second: str, capitals: int, rows: tuple) ->
 
 
 def _swaps(of: Attribute) -> tuple[re.Pattern, dict[str, dict[str, list[str]]]]:
-    """The pattern of all words, and each word's {its group: its partners in the other one}."""
+    """The pattern of all words, and for each word {its group: its partners in the other one}."""
     _require_kind(of, "swap")
     first, second = of.groups
     rows = tuple(zip(of.words[first], of.words[second], strict=True))

@@ -1,13 +1,14 @@
 """Training a classifier to treat groups alike: weights of examples, and a loss on pairs.
 
-``FairLoss`` wraps a classifier so that its loss is the one below, and ``PairedTexts`` hands it
-what that loss needs; ``training.fit`` takes both as they are. For B examples, each of weight w_i
-with a text x_i and its counterfactual x'_i,
+``FairLoss`` wraps a classifier so that its loss is the one below, ``PairedTexts`` provides what
+that loss needs, and ``training.fit`` accepts both. For B examples with weights w_i, texts x_i and
+counterfactuals x'_i,
 
     L = (1/B) sum_i w_i CE(y_i, z(x_i)) + strength (1/B) sum_i |g(x_i) - g(x'_i)|,
 
-CE the cross-entropy in nats and g = z_1 - z_0 the log-odds of class 1. Both are means over
-examples (the weights' mean over the training data is 1), so that accumulation changes nothing.
+where CE is the cross-entropy in nats and g = z_1 - z_0 the log-odds of class 1. Both are means
+over examples (the mean weight over the training data is 1), so gradient accumulation gives the
+same gradients.
 """
 
 from collections.abc import Sequence
@@ -22,14 +23,14 @@ from helpers.batches import EncodedTexts
 from helpers.errors import InvalidValue
 from helpers.losses import cross_entropy
 
-_OTHER = "other_"  # begins the names of a counterfactual's tensors in a batch
+_OTHER = "other_"  # prefix of the names of a counterfactual's tensors in a batch
 
 
 def reweighing(
     labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray
 ) -> np.ndarray:
-    """(N,) weights that make label and group independent: as often as each pair would occur if
-    they were, over as often as it does, P(s) P(y) / P(s, y). Their mean is 1.
+    """(N,) weights that make label and group independent: how often each pair would occur if they
+    were, divided by how often it does, P(s) P(y) / P(s, y). Their mean is 1.
 
     labels: (N,) class numbers. groups: (N,) names.
     Raises InvalidValue: no examples, unequal lengths, or a group that lacks a label (no weight
@@ -58,10 +59,10 @@ def reweighing(
 def rebalanced(
     labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray, *, seed: int = 42
 ) -> np.ndarray:
-    """Row numbers, sorted, of a sample in which every group has every label equally often: as many
+    """Sorted row numbers of a sample in which every group has every label equally often: as many
     rows of each pair, drawn without replacement, as the rarest pair has.
 
-    Arguments and errors as ``reweighing``.
+    Arguments and errors as in ``reweighing``.
     """
     reweighing(labels, groups)  # its checks
     labels, groups = np.asarray(labels), np.asarray(groups)
@@ -79,7 +80,7 @@ def logit_pairing_loss(logits: Tensor, other: Tensor) -> Tensor:
 
     logits, other: (N, 2), for a text and for its counterfactual. Scalar, in nats of log-odds.
     Raises InvalidValue for other shapes. Source: Garg et al. 2019, section 4.3, with one
-    counterfactual drawn a text.
+    counterfactual drawn per text.
     """
     if logits.dim() != 2 or logits.shape[1] != 2 or logits.shape != other.shape or not len(logits):
         raise InvalidValue(
@@ -91,11 +92,11 @@ def logit_pairing_loss(logits: Tensor, other: Tensor) -> Tensor:
 
 
 class FairLoss(nn.Module):
-    """A classifier of two classes whose loss is that of the module's docstring.
+    """A two-class classifier with the loss from the module's docstring.
 
-    classifier: any transformers sequence classifier; it is trained in place, and is what to
-        predict with afterwards. strength: of the pairing, at least 0.
-    Without ``weights`` all examples weigh 1; without ``other_input_ids`` nothing is paired.
+    classifier: any transformers sequence classifier; it is trained in place: use it for predictions
+        afterwards. strength: of the pairing, at least 0.
+    Without ``weights`` every example's weight is 1; without ``other_input_ids`` nothing is paired.
     """
 
     def __init__(self, classifier: PreTrainedModel, *, strength: float = 1.0) -> None:
@@ -123,7 +124,7 @@ class FairLoss(nn.Module):
         other_attention_mask: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """input_ids, attention_mask: (B, T). labels, weights: (B,). other_input_ids and
-        other_attention_mask: (B, 1, U), one counterfactual a text."""
+        other_attention_mask: (B, 1, U), one counterfactual per text."""
         logits = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
         if labels is None:
             return SequenceClassifierOutput(logits=logits)
@@ -139,7 +140,7 @@ class FairLoss(nn.Module):
 
 
 class PairedTexts:
-    """Texts with labels, and what ``FairLoss`` needs beside them: the protocol of ``batching``.
+    """Texts with labels and what else ``FairLoss`` needs, as ``batches.Batches`` for ``fit``.
 
     texts: with labels. others: their counterfactuals in the same order, or None. weights: (N,) at
     least 0, or None. Raises InvalidValue: unequal lengths, no labels, a weight below 0.
@@ -172,8 +173,8 @@ class PairedTexts:
         self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """The batch of the texts; ``weights`` (B,); ``other_input_ids`` and
-        ``other_attention_mask`` (B, 1, U). The axis of length 1 sees to it that a micro-batch is
-        not cut to the width of its texts where their counterfactuals are longer."""
+        ``other_attention_mask`` (B, 1, U). The axis of length 1 keeps a micro-batch from
+        being cut to the width of its texts when their counterfactuals are longer."""
         batch = self.texts.batch(indices, generator)
         if self.weights is not None:
             batch["weights"] = torch.from_numpy(self.weights[np.asarray(indices)])

@@ -16,32 +16,6 @@ from torch import Tensor
 from helpers import runtime
 from helpers.errors import InvalidValue
 
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-# What each setting must be, the test for it, and advice for whoever gets it wrong.
-_SETTINGS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
-    "max_new_tokens": ("a whole number of at least 1", _is_count, ""),
-    "num_beams": ("a whole number of at least 1", _is_count, "1 is greedy search or sampling."),
-    "temperature": ("above 0", lambda t: t > 0, "For the most probable token, set sample=False."),
-    "top_k": ("a whole number of at least 1", _is_count, "None keeps all."),
-    "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1, "1 or None keeps all."),
-    "repetition_penalty": ("above 0", lambda r: r > 0, "1 or None changes nothing; try 1.2."),
-}
-
-
-def _check(**settings: Any) -> None:
-    """Raise InvalidValue for the first of these settings that is out of range."""
-    for name, value in settings.items():
-        allowed, holds, advice = _SETTINGS[name]
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InvalidValue(f"{name} is {value!r}; give a finite number, {allowed}.")
-        if not holds(value):
-            raise InvalidValue(f"{name} is {value}; it must be {allowed}. {advice}".rstrip())
-
-
 # -- filters ---------------------------------------------------------------------------------------
 
 
@@ -322,6 +296,34 @@ def _end_and_padding(model: Any, end_tokens: Sequence[int] | None) -> tuple[Tens
     if settings.pad_token_id is not None:
         return ends, settings.pad_token_id
     return ends, int(ends[0]) if len(ends) else 0
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+# What each setting must be, the test for it, and advice for whoever gets it wrong.
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
+    "max_new_tokens": ("a whole number of at least 1", _is_count, ""),
+    "num_beams": ("a whole number of at least 1", _is_count, "1 is greedy search or sampling."),
+    "temperature": ("above 0", lambda t: t > 0, "For the most probable token, set sample=False."),
+    "top_k": ("a whole number of at least 1", _is_count, "None keeps all."),
+    "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1, "1 or None keeps all."),
+    "repetition_penalty": ("above 0", lambda r: r > 0, "1 or None changes nothing; try 1.2."),
+}
+
+
+def _check(**settings: Any) -> None:
+    """Raise InvalidValue for the first of these settings that is out of range."""
+    for name, value in settings.items():
+        allowed, holds, advice = _SETTINGS[name]
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InvalidValue(f"{name} is {value!r}; give a finite number, {allowed}.")
+        if not holds(value):
+            raise InvalidValue(f"{name} is {value}; it must be {allowed}. {advice}".rstrip())
 
 
 def _check_prompt(model: Any, ids: Tensor, mask: Tensor | None, max_new_tokens: int) -> Tensor:

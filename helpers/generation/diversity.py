@@ -52,7 +52,8 @@ def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
         )
     logs = 0.0
     for n in range(1, max_n + 1):
-        counts, allowed = Counter(_grams(own, n)), Counter()
+        counts = Counter(_grams(own, n))
+        allowed: Counter[tuple[str, ...]] = Counter()
         for other in others:
             # Clipping: an n-gram counts as often as the one reference that has it most often.
             allowed |= Counter(_grams(other, n))

@@ -114,7 +114,7 @@ def encode_instructions(
     if not pairs:
         raise InvalidValue("there are no pairs to encode; give at least one.")
     prompts = _encode_prompts(tokenizer, [pair["instruction"] for pair in pairs], system)
-    rows = []
+    rows: list[list[int]] = []
     for pair, prompt in zip(pairs, prompts, strict=True):
         name = pair.get("id", f"number {len(rows)}")
         if not pair["answer"].strip():

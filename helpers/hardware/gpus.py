@@ -1,8 +1,8 @@
 """Graphics cards: which of them a plan fits, how long it takes there, and what that costs.
 
 A card's figures are its maker's, for dense matrices (data sheets also print twice as much for
-"sparse" ones). No program reaches them: every time here is told with the share that is assumed or
-was measured, the utilisation. No price is known here; it is asked for.
+"sparse" ones). No program reaches them, so every time here comes with the share that is assumed or
+was measured: the utilisation. Prices are not known here; give yours.
 """
 
 import time
@@ -114,52 +114,51 @@ def which_fits(
     plan: planner.Plan, *, cards: Iterable[Card] | None = None, reserve: int = RESERVE
 ) -> tuple[Fit, ...]:
     """For each card (None: all of CARDS): does a training step of ``plan`` fit beside ``reserve``
-    bytes for what is no tensor? A card without units for the plan's precision does not do."""
+    bytes for what isn't a tensor? A card without units for the plan's precision doesn't fit."""
     if reserve < 0:
         raise InvalidValue(f"reserve is {reserve}; it must be at least 0 bytes.")
     found = []
     for card in CARDS.values() if cards is None else cards:
         spare = card.memory - plan.peak - reserve
-        if plan.precision not in card.flops:
-            reason = f"no {plan.precision} units"
+        if plan.settings.precision not in card.flops:
+            reason = f"no {plan.settings.precision} units"
         elif spare < 0:
             reason = f"{-spare / GB:.1f} GB short"
         else:
             reason = f"{spare / GB:.1f} GB to spare"
-        fits = spare >= 0 and plan.precision in card.flops
+        fits = spare >= 0 and plan.settings.precision in card.flops
         found.append(Fit(card, fits, plan.peak + reserve, spare, reason))
     return tuple(found)
 
 
 def largest_batch(
-    model: Any, card: Card, *, sequence_length: int, reserve: int = RESERVE, **settings: Any
+    model: Any,
+    card: Card,
+    settings: planner.StepSettings | None = None,
+    *,
+    reserve: int = RESERVE,
+    **changes: Any,
 ) -> int:
-    """The most texts of ``sequence_length`` tokens that a step on ``card`` can take at once; 0 if
-    not even one. settings: of ``planner.plan`` (device: "cuda" unless given).
+    """The most texts that a step on ``card`` can take at once; 0 if not even one fits.
 
-    Memory grows with the batch, nearly in a straight line: the line between a batch that fits and
-    one that does not leads close to the largest.
+    settings, changes: as for ``planner.plan``, of which batch_size is found; device is "cuda".
     """
-    settings = {"device": "cuda", **settings}
+    changes["device"] = "cuda"
 
-    def fit(size: int) -> Fit:
-        plan = planner.plan(model, batch_size=size, sequence_length=sequence_length, **settings)
-        return which_fits(plan, cards=[card], reserve=reserve)[0]
+    def fits(size: int) -> bool:
+        plan = planner.plan(model, settings, **changes, batch_size=size)
+        return which_fits(plan, cards=[card], reserve=reserve)[0].fits
 
-    smallest = fit(1)
-    if not smallest.fits:
-        return 0
-    low, room, high = 1, smallest.spare, 4
-    while (over := fit(high).spare) >= 0:
-        low, room, high = high, over, 4 * high
-    while high - low > 1:
-        guess = low + (high - low) * room // (room - over)
-        size = min(max(guess, low + 1), high - 1)
-        if (spare := fit(size).spare) >= 0:
-            low, room = size, spare
+    fitting, too_many = 0, 4
+    while fits(too_many):
+        fitting, too_many = too_many, 4 * too_many
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        if fits(middle):
+            fitting = middle
         else:
-            high, over = size, spare
-    return low
+            too_many = middle
+    return fitting
 
 
 def step_seconds(flops: int, flops_per_second: float, *, utilisation: float) -> float:
@@ -170,16 +169,6 @@ def step_seconds(flops: int, flops_per_second: float, *, utilisation: float) -> 
     if not 0 < utilisation <= 1:
         raise InvalidValue(f"utilisation is {utilisation}; it must be above 0, at most 1.")
     return flops / (_positive("flops_per_second", flops_per_second) * utilisation)
-
-
-def step_seconds_on(plan: planner.Plan, card: Card, *, utilisation: float) -> float:
-    """Seconds of one step of ``plan`` on ``card`` at least: its products at ``utilisation`` of the
-    peak, and the optimiser, which is bound by the memory, at full bandwidth.
-
-    Raises InvalidValue for a precision that the card has no units for.
-    """
-    products = step_seconds(plan.flops, card.peak_flops(plan.precision), utilisation=utilisation)
-    return products + plan.update_bytes / card.bandwidth
 
 
 def flops_per_second(
@@ -205,18 +194,18 @@ def planned_run(
     *,
     rate: float,
     price_per_hour: float | None = None,
-    seconds_a_step: float = 0.0,
+    seconds_per_step: float = 0.0,
 ) -> PlannedRun:
     """A whole run of ``flops`` in ``steps`` steps.
 
     rate: FLOP/s that are really reached, measured by ``flops_per_second`` or a card's peak times
-    a utilisation. price_per_hour: yours, in any currency. seconds_a_step: what every step takes
+    a utilisation. price_per_hour: yours, in any currency. seconds_per_step: what every step takes
     beside its products.
     """
     _positive("flops", flops)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InvalidValue(f"steps is {steps!r}; it must be a whole number, at least 1.")
-    seconds = flops / _positive("rate", rate) + steps * seconds_a_step
+    seconds = flops / _positive("rate", rate) + steps * seconds_per_step
     if price_per_hour is None:
         return PlannedRun(steps, flops, seconds, None)
     if not (isfinite(price_per_hour) and price_per_hour >= 0):

@@ -1,15 +1,16 @@
 """What a training step takes, measured: memory by kind, and time beside other ways to do it.
 
 Memory comes from torch's own tracker, which follows every tensor from its making to its end and
-knows what it is for. Time is told as a ratio within one run: the same machine is several times
-faster in one minute than in the next, but two ways that take turns share their minutes.
+knows what it is for. Time is reported as a ratio within one run: the same machine is several times
+faster in one minute than in the next, but ways that take turns share those minutes.
 """
 
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,9 +19,11 @@ import torch
 from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from helpers.errors import InvalidValue, unknown_name
+from helpers.models import count_parameters
 
 # The course's names, in the order of a figure, and the tracker's.
 _TRACKED = {
@@ -41,9 +44,12 @@ class StepMemory:
         int64. parameters: with buffers. optimizer: its state. activations: what the forward pass
         made (checkpointing: also what is made again). temporary: what the backward pass made
         that is not the gradient of a weight.
+    places: the part of the step that each operation belongs to, such as "forward layer 3",
+        "backward head" and "update"; (operations,).
     """
 
     timeline: Mapping[str, np.ndarray]
+    places: tuple[str, ...]
 
     @property
     def total(self) -> np.ndarray:
@@ -78,6 +84,8 @@ def step_memory(
         batch, are not counted, nor is what a fused operation uses inside.
     warm_up: steps taken first, untracked. The first step of AdamW makes its state, so its peak
         is another one; 0 shows it.
+    The tensors may be fake ones (``torch._subclasses.FakeTensorMode``), which have sizes but no
+    data; that is how ``planner`` measures a model that does not fit in memory.
     Source: ``torch.distributed._tools.mem_tracker``. Raises InvalidValue if ``step`` leaves the
     model untouched, or the model is spread over several devices.
     """
@@ -90,34 +98,94 @@ def step_memory(
     for _ in range(warm_up):
         step()
     (device,) = devices
-    tracker, calls = _Recorder(device), []
-    tracker.track_external(model, *([optimizer] if optimizer else []))
-
-    def before_forward(module: nn.Module, inputs: Any) -> None:
-        # The tracker takes one pass of the outermost module for all there is.
-        if module is model:
-            tracker.reset_mod_stats()
-            calls.append(None)
-
-    handle = register_module_forward_pre_hook(before_forward)
+    recorder = _Recorder(device)
+    recorder.track_external(model, *([optimizer] if optimizer else []))
+    handles = recorder.follow(model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Module is None")
-            with tracker:
+            with recorder:
                 step()
     finally:
-        handle.remove()
-    if not calls:
+        for handle in handles:
+            handle.remove()
+    if not recorder.called:
         raise InvalidValue("step() never called the model; give the model that it trains.")
-    return StepMemory(tracker.timeline())
+    return StepMemory(recorder.timeline(), tuple(recorder.places))
+
+
+def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
+    """The layers of a transformer: the list of modules that holds most parameters; () without."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=count_parameters, default=())
 
 
 class _Recorder(MemTracker):
-    """A tracker that keeps what it knows after every operation, not at the peak alone."""
+    """torch's tracker, with a record of every operation instead of the peak alone.
+
+    The methods that start with _track and _update are the tracker's own; they are replaced where it
+    refuses a model of the course: frozen weights, and sparse gradients.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.device, self.snapshots = device, []
+        self.device, self.place, self.called = device, "before the model", False
+        self.snapshots: list[dict[str, int]] = []
+        self.places: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        found = self.get_tracker_snapshot()[self.device]
+        self.snapshots.append({getattr(kind, "value", kind): found[kind] for kind in found})
+        self.places.append(self.place)
+        return result
+
+    def timeline(self) -> dict[str, np.ndarray]:
+        return {
+            kind: np.sum([[s[name] for s in self.snapshots] for name in names], axis=0)
+            for kind, names in _TRACKED.items()
+        }
+
+    def follow(self, model: nn.Module) -> list[RemovableHandle]:
+        """Keep ``place`` up to date, by hooks on the model's blocks and on their outputs, whose
+        gradients arrive just before a block's own backward pass."""
+        blocks = blocks_of(model)
+        before, after = ("embeddings", "head") if blocks else ("model", "model")
+
+        def go(place: str, *_: Any) -> None:
+            self.place = place
+
+        def on_gradient(values: Any, place: str) -> None:
+            for tensor in _direct_tensors(values):
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(go, place))
+
+        def before_any(module: nn.Module, inputs: Any) -> None:
+            if module is model:
+                self.reset_mod_stats()  # it takes one pass of the outermost module for all there is
+                self.called, self.place = True, f"forward {before}"
+
+        def before_block(number: int, block: nn.Module, inputs: Any) -> None:
+            again = self.place.startswith("backward")  # checkpointing
+            self.place = f"{'backward' if again else 'forward'} layer {number}"
+            if number == 1 and not again:
+                on_gradient(inputs, f"backward {before}")
+
+        def after_block(number: int, block: nn.Module, inputs: Any, output: Any) -> None:
+            if self.place.startswith("forward"):
+                on_gradient(output, f"backward layer {number}")
+                if number == len(blocks):
+                    self.place = f"forward {after}"
+
+        handles = [
+            register_module_forward_pre_hook(before_any),
+            model.register_forward_hook(lambda *a: on_gradient(a[-1], f"backward {after}")),
+            register_optimizer_step_pre_hook(partial(go, "update")),
+        ]
+        for number, block in enumerate(blocks, 1):
+            handles.append(block.register_forward_pre_hook(partial(before_block, number)))
+            handles.append(block.register_forward_hook(partial(after_block, number)))
+        return handles
 
     def _track_module_params_and_buffers(self, module, install_grad_hooks=True):
         # The tracker would hook into every gradient, and a frozen weight has none.
@@ -136,25 +204,20 @@ class _Recorder(MemTracker):
         return set().union(*(update(part, reftype, update_existing) for part in _parts(t)))
 
     def _update_peak_stats(self, peak_state):
-        pass  # a peak for every module is most of the tracker's time, and the timeline has the peak
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        found = self.get_tracker_snapshot()[self.device]
-        self.snapshots.append({getattr(kind, "value", kind): found[kind] for kind in found})
-        return result
-
-    def timeline(self) -> dict[str, np.ndarray]:
-        return {
-            kind: np.sum([[s[name] for s in self.snapshots] for name in names], axis=0)
-            for kind, names in _TRACKED.items()
-        }
+        pass  # a peak for every module takes two thirds of the time; the timeline has the peak
 
 
 def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """A sparse tensor has no bytes of its own: its places and its values have."""
     is_sparse = tensor.layout is torch.sparse_coo
     return (tensor._indices(), tensor._values()) if is_sparse else (tensor,)
+
+
+def _direct_tensors(values: Any) -> list[torch.Tensor]:
+    """The tensors of a module's inputs or output: a tensor, a tuple or a ModelOutput of them."""
+    values = values.values() if isinstance(values, Mapping) else values
+    values = [values] if isinstance(values, torch.Tensor) else values
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from helpers.hardware.gpus import GB, RESERVE
 from helpers.hardware.task_plan import MEASURED_STEPS, OnCard, TaskPlan
 
 _MB = 10**6
-UNCHECKED = ("fp16", "bf16")  # precisions in which no card's memory was held against a plan
+UNCHECKED = ("fp16", "bf16")  # precisions in which no plan was compared with a card's memory
 
 
 def render(planned: TaskPlan) -> str:
@@ -33,20 +33,20 @@ def duration(seconds: float) -> str:
 def _settings(planned: TaskPlan) -> str:
     plan, settings = planned.plan, planned.plan.settings
     trained = "all of them trained"
-    if settings["lora_rank"] is not None:
+    if settings.lora_rank is not None:
         trained = f"{plan.trainable_count:,} trained (LoRA, rank {settings['lora_rank']})"
     texts = f"{planned.batch_size} texts"
     if planned.passes > 1:
         texts += f", each {planned.passes} times under different dropout"
-    again = ", activations made again (checkpointing)" if settings["checkpointing"] else ""
+    again = ", activations made again (checkpointing)" if settings.checkpointing else ""
     rows = {
         planned.task: f"{planned.examples:,} training texts, {planned.epochs:g} "
         f"epoch{'s' if planned.epochs != 1 else ''}, {planned.steps:,} steps",
         "model": f"{plan.model}, {plan.parameter_count / 1e6:.1f} M parameters, {trained}",
         "step": texts,
-        "texts": f"{plan.sequence_length} tokens at most, {planned.mean_width:.1f} on average, "
+        "texts": f"{settings.sequence_length} tokens at most, {planned.mean_width:.1f} on average, "
         "padding included",
-        "here": f"{planned.device}, {plan.precision}, AdamW{again}",
+        "here": f"{planned.device}, {settings.precision}, AdamW{again}",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())

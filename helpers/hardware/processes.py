@@ -31,7 +31,6 @@ from helpers.hardware.sharding import (
     whole_weights,
 )
 from helpers.training import fit
-from helpers.training.checkpoints import model_tensors
 from helpers.training.config import TrainingConfig
 
 WAYS = ("replicated", "sharded")
@@ -102,15 +101,16 @@ def run(setting: Setting, way: str = "replicated") -> tuple[Report, dict[str, Te
     if way == "sharded":
         model = shard(model.to(_device_type()))
         losses, seconds = fit_sharded(model, data, config)
-        weights, count = whole_weights(model), distributed.get_world_size()
+        count = distributed.get_world_size()
     else:
         clock: list[float] = []
         ticking = [lambda *_: clock.append(time.perf_counter())]
         history = fit(model, data, config=config, callbacks=ticking)
         losses, seconds, count = history.losses, median_step(clock), history.processes
-        weights = {name: t.to("cpu", copy=True) for name, t in model_tensors(model).items()}
-        model = nn.parallel.DistributedDataParallel(model) if count > 1 else model
-    held, peak = memory_of_a_step(model, data, config)
+    weights = whole_weights(model)
+    if way == "replicated" and count > 1:
+        model = nn.parallel.DistributedDataParallel(model)
+    held, peak = memory_of_a_step(model, data, config)  # changes the weights
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     return Report(way, rank, count, losses, seconds, held, peak), weights
 

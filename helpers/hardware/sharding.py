@@ -78,9 +78,9 @@ def shard(model: nn.Module) -> nn.Module:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All weights of a sharded model on the CPU; every process must ask."""
+    """A copy of all weights on the CPU, sharded or not; every process must ask."""
     return {
-        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().cpu()
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().to("cpu", copy=True)
         for name, p in model.named_parameters()
     }
 

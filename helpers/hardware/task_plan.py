@@ -3,8 +3,7 @@ and cost here and on a card. No weights are loaded; ``measure`` times a few step
 same shape with random ones, which takes as long."""
 
 import time
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -15,13 +14,38 @@ from helpers.batches import Batches, length_grouped_batches
 from helpers.errors import InvalidValue
 from helpers.hardware import gpus, planner
 from helpers.hardware.gpus import Card, Fit, PlannedRun
-from helpers.models import lora
+from helpers.hardware.planner import StepSettings
 from helpers.tasks import Task
 from helpers.training.config import TrainingConfig
 
-UTILISATION = 0.3  # of a card's peak; assumed, and said beside every time that rests on it
+UTILISATION = 0.3  # of a card's peak; assumed, and shown beside every time that rests on it
 MEASURED_STEPS = 5
 SHORTEST = 8  # word pieces
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What is planned for, where it differs from the task's own settings.
+
+    model: one of ``planner.MODELS`` or a folder; a BERT. batch_size, examples, epochs: None for
+        the task's own. max_length: tokens of a text at most.
+    precision: None: what suits this machine, and for each card what suits that.
+    card: one of ``gpus.CARDS``; None: all. utilisation: the share of a card's peak that is
+        reached. price_per_hour: of a card, in any currency. measure: time a few steps here.
+    """
+
+    model: str | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    examples: int | None = None
+    epochs: float | None = None
+    precision: str | None = None
+    checkpointing: bool = False
+    lora_rank: int | None = None
+    card: str | None = None
+    utilisation: float = UTILISATION
+    price_per_hour: float | None = None
+    measure: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,85 +85,38 @@ class TaskPlan:
     here: PlannedRun | None = None
 
 
-def plan_task(
-    task: str | Task,
-    *,
-    model: str | None = None,
-    batch_size: int | None = None,
-    max_length: int | None = None,
-    examples: int | None = None,
-    epochs: float | None = None,
-    precision: str | None = None,
-    checkpointing: bool = False,
-    lora_rank: int | None = None,
-    card: str | None = None,
-    utilisation: float = UTILISATION,
-    price_per_hour: float | None = None,
-    measure: bool = False,
-) -> TaskPlan:
+def plan_task(task: str | Task, settings: TaskSettings | None = None, **changes: Any) -> TaskPlan:
     """Plan the run that ``python -m helpers train TASK`` would do.
 
     task: a name or a file, as in ``tasks.get``, or a Task.
-    model: one of ``planner.MODELS`` or a folder; a BERT. batch_size, examples, epochs: None for
-        the task's own. max_length: tokens of a text at most.
-    precision: None: what suits this machine, and for each card what suits that.
-    card: one of ``gpus.CARDS``; None: all. utilisation: the share of a card's peak that is
-        reached. price_per_hour: of a card, in any currency. measure: time a few steps here.
+    settings, changes: a TaskSettings, or its fields by name, or both.
     Raises InvalidValue for what is unknown or out of range.
     """
+    settings = replace(settings or TaskSettings(), **changes)
     task = tasks.get(task) if isinstance(task, str) else task
-    chosen = list(gpus.CARDS.values()) if card is None else [gpus.get_card(card)]
-    own, here = task.defaults, runtime.detect(precision=precision)
-    config = TrainingConfig(
-        epochs=own.epochs if epochs is None else epochs,
-        batch_size=own.batch_size if batch_size is None else batch_size,
-        consistency=own.consistency,
-        precision=precision,
-        max_steps=MEASURED_STEPS,
-        progress=False,
-    )
-    name = model or models.default_model(here.profile)
-    length = own.max_length if max_length is None else max_length
-    passes = 2 if config.consistency else 1
-    settings = {
-        "head": task.head.kind,
-        "labels": task.head.outputs,
-        "checkpointing": checkpointing,
-        "lora_rank": lora_rank,
-        "dropout": own.dropout,
-        "attention_dropout": None if own.dropout is None else 0.0,
-        "padded": True,
-        "precision": here.precision,
-        "device": "cuda" if here.device == "cuda" else "cpu",
-    }
-    _check_shape(name, length)
-    # What is out of range is told before the data are read.
-    planner.plan(name, batch_size=1, sequence_length=length, **settings)
-    share = 1 / gpus.step_seconds(1, 1.0, utilisation=utilisation)
-    gpus.planned_run(1, 1, rate=share, price_per_hour=price_per_hour)
-    data = _training_data(task, name, length, examples)
+    name, step, config, passes = _of_task(task, settings)
+    one, all_cards = settings.card, gpus.CARDS.values()
+    cards = all_cards if one is None else [gpus.get_card(one)]
+    # What is out of range is reported before the data are read.
+    share = 1 / gpus.step_seconds(1, 1.0, utilisation=settings.utilisation)
+    gpus.planned_run(1, 1, rate=share, price_per_hour=settings.price_per_hour)
+    data = _training_data(task, name, step.sequence_length, settings.examples)
     batches = length_grouped_batches(data.lengths, config.batch_size, seed=config.seed, epoch=0)
     counts = np.array([len(rows) for rows in batches])
     widths = np.array([data.lengths[rows].max() for rows in batches])
-    plan = planner.plan(
-        name,
-        batch_size=passes * int(counts.max()),
-        sequence_length=int(widths.max()),
-        **settings,
-    )
-    of_width = {
-        width: planner.plan(name, batch_size=1, sequence_length=int(width), **settings).flops
-        for width in set(widths)
-    }
     of_batch = [
-        passes * int(count) * of_width[width] for count, width in zip(counts, widths, strict=True)
+        planner.flops(name, step, batch_size=passes * int(count), sequence_length=int(width))
+        for count, width in zip(counts, widths, strict=True)
     ]
     steps = ceil(config.epochs * len(batches))
     flops = round(sum(of_batch) / len(batches) * steps)
-    rate = _measured_rate(name, settings, data, config, of_batch) if measure else None
+    rate = _measured_rate(name, step, data, config, of_batch) if settings.measure else None
+    largest = planner.plan(
+        name, step, batch_size=passes * int(counts.max()), sequence_length=int(widths.max())
+    )
     return TaskPlan(
         task=task.name,
-        plan=plan,
+        plan=largest,
         passes=passes,
         batch_size=config.batch_size,
         examples=len(data),
@@ -147,44 +124,61 @@ def plan_task(
         steps=steps,
         mean_width=float(np.average(widths, weights=counts)),
         flops=flops,
-        device=here.device,
-        utilisation=utilisation,
-        cards=tuple(
-            _on_card(
-                each, plan, settings | {"precision": precision or each.precision}, passes,
-                flops, steps, utilisation, price_per_hour,
-            )
-            for each in chosen
-        ),
+        device=runtime.detect().device,
+        utilisation=settings.utilisation,
+        cards=tuple(_on_card(card, largest, settings, passes, flops, steps) for card in cards),
         rate=rate,
         here=gpus.planned_run(flops, steps, rate=rate) if rate else None,
-    )  # fmt: skip
+    )
+
+
+def _of_task(task: Task, settings: TaskSettings) -> tuple[str, StepSettings, TrainingConfig, int]:
+    """The model's name, a step on one of the longest texts, the run, and the passes of a text."""
+    own, here = task.defaults, runtime.detect(precision=settings.precision)
+    config = TrainingConfig(
+        epochs=own.epochs if settings.epochs is None else settings.epochs,
+        batch_size=own.batch_size if settings.batch_size is None else settings.batch_size,
+        consistency=own.consistency,
+        precision=settings.precision,
+        max_steps=MEASURED_STEPS,
+        progress=False,
+    )
+    name = settings.model or models.default_model(here.profile)
+    length = own.max_length if settings.max_length is None else settings.max_length
+    _check_shape(name, length)
+    step = StepSettings(
+        batch_size=1,
+        sequence_length=length,
+        head=task.head.kind,
+        labels=task.head.outputs,
+        checkpointing=settings.checkpointing,
+        lora_rank=settings.lora_rank,
+        dropout=own.dropout,
+        attention_dropout=None if own.dropout is None else 0.0,
+        padded=True,
+        precision=here.precision,
+        device="cuda" if here.device == "cuda" else "cpu",
+    )
+    return name, step, config, 2 if config.consistency else 1
 
 
 def _on_card(
-    card: Card,
-    plan: planner.Plan,
-    settings: dict[str, Any],
-    passes: int,
-    flops: int,
-    steps: int,
-    utilisation: float,
-    price_per_hour: float | None,
+    card: Card, here: planner.Plan, settings: TaskSettings, passes: int, flops: int, steps: int
 ) -> OnCard:
-    settings = settings | {"device": "cuda"}
-    precision, length = settings["precision"], plan.sequence_length
-    there = planner.plan(plan.model, batch_size=plan.batch_size, sequence_length=length, **settings)
+    precision = settings.precision or card.precision
+    step = replace(here.settings, device="cuda", precision=precision)
+    there = planner.plan(here.model, step)
     (fit,) = gpus.which_fits(there, cards=[card])
     if precision not in card.flops:
         return OnCard(fit, precision, None, 0)
     run = gpus.planned_run(
         flops,
         steps,
-        rate=card.peak_flops(precision) * utilisation,
-        price_per_hour=price_per_hour,
-        seconds_a_step=there.update_bytes / card.bandwidth,
+        rate=card.peak_flops(precision) * settings.utilisation,
+        price_per_hour=settings.price_per_hour,
+        seconds_per_step=there.update_bytes / card.bandwidth,
     )
-    most = gpus.largest_batch(plan.model, card, sequence_length=length, **settings)
+    most = gpus.largest_batch(here.model, card, step)
     return OnCard(fit, precision, run if fit.fits else None, most // passes)
 
 
@@ -208,11 +202,10 @@ def _training_data(task: Task, model: str, length: int, examples: int | None) ->
 
 
 def _measured_rate(
-    name: str, settings: dict[str, Any], data: Batches, config: TrainingConfig, of_batch: list[int]
+    name: str, step: StepSettings, data: Batches, config: TrainingConfig, of_batch: list[int]
 ) -> float:
     """FLOP/s of ``training.fit`` on the first batches of the run, the very first not counted."""
-    model = _random_model(name, **settings)
-    moments = []
+    model, moments = planner.build_model(name, step), []
     training.fit(
         model, data, None, config, callbacks=[lambda *_: moments.append(time.perf_counter())]
     )
@@ -222,42 +215,3 @@ def _measured_rate(
             f"{config.batch_size} make one; give a smaller batch_size."
         )
     return sum(of_batch[1 : len(moments)]) / (moments[-1] - moments[0])
-
-
-def _random_model(
-    name: str,
-    *,
-    head: str,
-    labels: int,
-    dropout: float | None = None,
-    attention_dropout: float | None = None,
-    checkpointing: bool = False,
-    lora_rank: int | None = None,
-    **others: Any,
-) -> Any:
-    """A BERT of the shape that ``planner.plan`` was asked for, its weights drawn anew."""
-    from copy import deepcopy
-
-    from transformers import (
-        BertForQuestionAnswering,
-        BertForSequenceClassification,
-        BertForTokenClassification,
-    )
-
-    kinds = {
-        "classifier": BertForSequenceClassification,
-        "tokens": BertForTokenClassification,
-        "questions": BertForQuestionAnswering,
-    }
-    config = deepcopy(planner.model_config(name))
-    config.num_labels = labels
-    if dropout is not None:
-        config.hidden_dropout_prob = dropout
-    if attention_dropout is not None:
-        config.attention_probs_dropout_prob = attention_dropout
-    model = kinds[head](config)
-    if checkpointing:
-        with warnings.catch_warnings():  # transformers has a new name for it in its later versions
-            warnings.simplefilter("ignore", FutureWarning)
-            model.gradient_checkpointing_enable()
-    return model if lora_rank is None else lora.add_lora(model, rank=lora_rank)

@@ -1,6 +1,7 @@
 """Pretrained models: load them from the catalogue, adapt them (``lora``), shrink them
 (``quantization``), and read Google's BERT checkpoints (``google_bert``)."""
 
+from helpers.models.google_bert import load_google_bert, torch_name
 from helpers.models.loading import (
     count_parameters,
     default_model,
@@ -16,19 +17,26 @@ from helpers.models.loading import (
     save_trained,
     tiny_gpt,
 )
+from helpers.models.quantization import quantize_linear, weight_bytes
+from helpers.models.tf_checkpoint import TensorBundle
 
 __all__ = [
+    "TensorBundle",
     "count_parameters",
     "default_model",
     "load_causal_lm",
     "load_classifier",
     "load_encoder",
+    "load_google_bert",
     "load_masked_lm",
     "load_question_answerer",
     "load_regressor",
     "load_token_classifier",
     "load_tokenizer",
     "load_trained",
+    "quantize_linear",
     "save_trained",
     "tiny_gpt",
+    "torch_name",
+    "weight_bytes",
 ]

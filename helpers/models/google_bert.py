@@ -169,8 +169,8 @@ def _unexpected(bundle: TensorBundle, name: str, count: int) -> str:
         )
     return (
         f"tensor {name} of {bundle.prefix} belongs to no part of the model that bert_config.json "
-        f"describes ({count} weights). Is that the configuration of another model, or is this not a "
-        "BERT checkpoint?"
+        f"describes ({count} weights). Is that the configuration of another model, or is this "
+        "checkpoint not a BERT?"
     )
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,7 +144,7 @@ def _check_labels(labels: Sequence[str]) -> list[str]:
 
 
 def _with_head(
-    kind: type,
+    kind: Any,
     name: str,
     *,
     labels: Sequence[str] | None = None,

@@ -65,14 +65,14 @@ def add_lora(
     shape = tuple(matrices[smallest].weight.shape)
     if rank > min(shape):
         raise InvalidValue(
-            f"rank is {rank}, but {smallest} has the shape {shape}, so its rank can't be above "
-            f"{min(shape)}. Give 1 to {min(shape)}; 4 to 16 is usual."
+            f"rank is {rank}, but {smallest} has the shape {shape}, and no such matrix has a rank "
+            f"above {min(shape)}. Give 1 to {min(shape)}; 4 to 16 is usual."
         )
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft computes alpha / rank with any number
         target_modules=names,
         lora_dropout=dropout,
         modules_to_save=heads or None,
@@ -95,7 +95,8 @@ def merge(model: nn.Module) -> nn.Module:
     """
     if not settings(model):
         raise InvalidValue("the model has no adapter to merge; call add_lora first.")
-    return model.merge_and_unload().requires_grad_(True)
+    plain: nn.Module = model.merge_and_unload()  # type: ignore[operator]
+    return plain.requires_grad_(True)
 
 
 def settings(model: nn.Module) -> dict[str, Any] | None:

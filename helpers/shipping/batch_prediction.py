@@ -20,8 +20,8 @@ from typing import Any
 from helpers import batches, evaluation
 from helpers.corpora.tables import Row, Table, csv_line, json_line
 from helpers.errors import CourseError, InvalidValue
-from helpers.files import sha256_of, write_text
-from helpers.tasks.running import load_run, model_folder, recorded_run
+from helpers.files import model_folder, sha256_of, write_text
+from helpers.tasks.running import load_run, recorded_run
 
 ADDED = ("predicted_label", "probability")
 

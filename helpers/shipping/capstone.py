@@ -1,9 +1,9 @@
-"""The capstone: a text classifier of one's own, and a rubric of which a script checks what it can.
+"""The capstone: your own text classifier, and a rubric of which a script checks what it can.
 
 A project is a folder as ``train`` leaves it (``model/``, ``metrics.json``), with the card in
 ``model/README.md``, the texts in ``data/train.csv`` and ``data/test.csv`` (columns ``text`` and
-``label``) and a drift reference in ``reference.json``. Every point is for something that was found
-and checked; what is missing, cannot be read or does not agree with the rest brings none.
+``label``) and a drift reference in ``reference.json``. Points are given only for what was found
+and verified; whatever is missing, unreadable or inconsistent with the rest gets none.
 """
 
 import csv
@@ -34,7 +34,7 @@ BY_HAND = (
 
 @dataclass(frozen=True)
 class Criterion:
-    """One line of the rubric. found: what was seen, or what is missing and the next step."""
+    """One line of the rubric. found: what was found, or what is missing and the next step."""
 
     title: str
     points: int
@@ -44,13 +44,13 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Report:
-    """The judged rubric; printed, it is a table with what no script can judge below."""
+    """The rubric with its points; printed, it is a table, followed by what no script can judge."""
 
     criteria: tuple[Criterion, ...]
 
     @property
     def points(self) -> int:
-        """Sum over the criteria that are met."""
+        """The sum of points over the criteria that are met."""
         return sum(c.points for c in self.criteria if c.met)
 
     @property
@@ -71,7 +71,7 @@ class Report:
 def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
     """Check the project in ``folder``; nothing in it is changed.
 
-    only: titles of criteria, to look again at what was mended; none given: the whole rubric.
+    only: titles of criteria, to check again what was fixed; none given: the whole rubric.
     Raises InvalidValue: no such folder, an unknown title.
     """
     folder = Path(folder)
@@ -90,7 +90,10 @@ def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
         except CourseError as error:
             found, met = str(error), False
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            found, met = f"what is there has another form ({type(error).__name__}: {error})", False
+            found, met = (
+                f"it has another form than expected ({type(error).__name__}: {error})",
+                False,
+            )
         judged.append(Criterion(title, points, met, found))
     return Report(tuple(judged))
 
@@ -111,8 +114,7 @@ def save_splits(folder: str | Path, data: Mapping[str, Any], names: Sequence[str
 
 
 class _Project:
-    """What the criteria look at, read when first asked for. Raises CourseError for what is
-    missing."""
+    """What the criteria look at, read on first use. Raises CourseError for what is missing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -162,7 +164,7 @@ def _loads(project: _Project) -> str:
     if pickles := sorted(
         p.name for p in project.folder.rglob("*") if p.suffix.lower() in hub.REFUSED
     ):
-        raise CourseError(f"{pickles[0]} can run code when it is loaded: keep safetensors alone.")
+        raise CourseError(f"{pickles[0]} can run code when it is loaded: keep only safetensors.")
     return f"{type(model).__name__}, {len(names)} classes, from safetensors"
 
 
@@ -178,8 +180,8 @@ def _score(project: _Project) -> str:
     accuracy, interval = test.get("accuracy"), test.get("accuracy_interval")
     if not _inside(accuracy, interval):
         raise CourseError(
-            f"metrics.json says accuracy {accuracy} with interval {interval}: a number inside two "
-            f"others is wanted (evaluation.bootstrap_interval)."
+            f"metrics.json has accuracy {accuracy} with interval {interval}; it must be a number "
+            f"between two others (evaluation.bootstrap_interval)."
         )
     return f"accuracy {accuracy:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
@@ -200,7 +202,7 @@ def _baselines(project: _Project) -> str:
     ]  # fmt: skip
     if "majority" not in sound or len(sound) < 2:
         raise CourseError(
-            "two baselines with intervals are wanted, the majority class and one that learns "
+            "two baselines with intervals are needed, the majority class and one that learns "
             f"(TF-IDF + logistic regression); found: {', '.join(sound) or 'none'}."
         )
     commonest = evaluation.majority_baseline(project.numbers(project.train), project.test_labels)
@@ -208,7 +210,7 @@ def _baselines(project: _Project) -> str:
     if abs(recomputed - found["majority"]["accuracy"]) > 1e-6:
         raise CourseError(
             f"the majority class scores {recomputed:.4f} on data/test.csv, and metrics.json says "
-            f"{found['majority']['accuracy']:.4f}: they are not of the same texts."
+            f"{found['majority']['accuracy']:.4f}: those are not the same texts."
         )
     return ", ".join(f"{name} {found[name]['accuracy']:.3f}" for name in sound)
 
@@ -233,8 +235,8 @@ def _kept(project: _Project) -> str:
         )
     if test < LEAST_TEST_TEXTS:
         raise CourseError(
-            f"{test} test texts: with fewer than {LEAST_TEST_TEXTS} the interval is wider than "
-            f"what you want to know."
+            f"{test} test texts: with fewer than {LEAST_TEST_TEXTS} the interval is too wide to "
+            f"tell you anything."
         )
     return f"{train:,} training and {test:,} test texts"
 
@@ -245,11 +247,11 @@ def _held_out(project: _Project) -> str:
     if shared or len(set(test)) < len(test):
         example = next(iter(sorted(shared)), "")[:40]
         raise CourseError(
-            f"{len(shared)} test texts also stand in the training texts"
-            f"{f' ({example!r})' if shared else ''}, and {len(test) - len(set(test))} stand in "
-            f"the test twice. Remove duplicates before splitting."
+            f"{len(shared)} test texts are also training texts"
+            f"{f' ({example!r})' if shared else ''}, and {len(test) - len(set(test))} occur twice "
+            f"in the test. Remove duplicates before splitting."
         )
-    return "no test text stands in the training texts, or twice"
+    return "no test text is also a training text, or occurs twice"
 
 
 def _agrees(project: _Project) -> str:
@@ -259,15 +261,15 @@ def _agrees(project: _Project) -> str:
     )
     predicted = evaluation.predict(model, encoded).classes
     stated = project.metrics["test"]
-    allowed = max(0.002, 2 / len(project.test))  # another processor may turn a text or two
+    allowed = max(0.002, 2 / len(project.test))  # another processor may flip a label or two
     for key in ("accuracy", "macro_f1"):
         found = metrics.score(project.test_labels, predicted, key)
         if not isinstance(stated.get(key), float) or abs(found - stated[key]) > allowed:
             raise CourseError(
                 f"on data/test.csv the model's {key} is {found:.4f}, and metrics.json says "
-                f"{stated.get(key)}. Judge the model that you ship, on the texts that you show."
+                f"{stated.get(key)}. Evaluate the model that you ship, on the texts that you keep."
             )
-    return f"accuracy and macro F1 of {len(project.test):,} texts computed again: equal"
+    return f"accuracy and macro F1 of {len(project.test):,} texts recomputed: equal"
 
 
 def _card(project: _Project) -> str:
@@ -288,8 +290,8 @@ def _bias(project: _Project) -> str:
     ]  # fmt: skip
     if not sound:
         raise CourseError(
-            "no bias was measured, with intervals. Compare groups that your texts speak of "
-            "(lesson 16) and note it: model_card.record_bias(...)"
+            "no bias was measured, with intervals. Compare groups that your texts mention "
+            "(lesson 16) and record it: model_card.record_bias(...)"
         )
     return "; ".join(sound)
 
@@ -300,8 +302,8 @@ def _reference(project: _Project) -> str:
         raise CourseError("there is no reference.json: drift.Reference.build(...).save(...)")
     reference = drift.Reference.load(path)
     if reference.texts < drift.LEAST:
-        raise CourseError(f"reference.json is of {reference.texts} texts; {drift.LEAST} at least.")
-    return f"of {reference.texts:,} held-out texts"
+        raise CourseError(f"reference.json has {reference.texts} texts; it needs {drift.LEAST}.")
+    return f"{reference.texts:,} held-out texts"
 
 
 _RUBRIC: tuple[tuple[str, int, Callable[[_Project], str]], ...] = (

@@ -1,36 +1,40 @@
-"""A page on this computer to try a text classifier in, and to say where it is wrong.
+"""A page on this computer to try a text classifier, and a log of what people say it got wrong.
 
-Gradio draws it. It is served on loopback alone, is shared with nobody, sends no statistics and
-loads no font or script from elsewhere, so it works without a network.
+Gradio draws the page. It is served on loopback only, is shared with nobody, sends no statistics
+and loads no font or script from elsewhere, so it works without a network. The log holds the texts:
+tell the people who write them, and keep it where your rules allow.
 """
 
+import json
 import os
+import secrets
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from helpers import batches, evaluation
-from helpers.errors import CourseError, InvalidValue
+from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.shipping.batch_prediction import label_names
-from helpers.shipping.feedback import FeedbackLog
 from helpers.tasks.running import load_run
 
 ASK = "Type a text first."
 
 
 class Classifier:
-    """A saved model as a function of one text. Raises as ``running.load_run``, and InvalidValue
-    for a model that is no text classifier."""
+    """A saved model as a function of one text. Raises CourseError: no model in ``folder``;
+    InvalidValue: a model that isn't a text classifier."""
 
     def __init__(self, folder: str | Path) -> None:
         self.model, self.tokenizer = load_run(Path(folder))
         self.labels = label_names(self.model, Path(folder))
 
     def __call__(self, text: str) -> tuple[dict[str, float], str]:
-        """The probability of each label, and a remark ("" if there is nothing to say). Without a
-        text there are no probabilities, and the remark asks for one."""
+        """The probability of each label, and a remark ("" if there is none). Without a text there
+        are no probabilities, and the remark asks for one."""
         if not text.strip():
             return {}, ASK
         limit = self.tokenizer.model_max_length
@@ -40,9 +44,97 @@ class Classifier:
         return dict(zip(self.labels, row.tolist(), strict=True)), cut
 
 
+class FeedbackLog:
+    """The log at ``path``: one JSON object per line, only ever appended to.
+
+    labels: of the model, in its order. A line cut short by a crash is skipped when reading.
+    """
+
+    def __init__(
+        self, path: str | Path, labels: list[str], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path, self.labels, self._clock = Path(path), list(labels), clock
+
+    def record(self, text: str, label: str, probability: float) -> str:
+        """Record a prediction; returns the id under which it can be corrected. Raises InvalidValue
+        for a label that the model does not have or a probability outside 0 to 1."""
+        self._check(label)
+        if not 0 <= probability <= 1:
+            raise InvalidValue(f"probability is {probability}; it must be from 0 to 1.")
+        id = secrets.token_hex(8)
+        line = {"id": id, "text": text, "label": label, "probability": probability}
+        self._append({"kind": "prediction", **line})
+        return id
+
+    def correct(self, id: str, label: str) -> None:
+        """Record the label that a person says is right; the last one for an id counts. ``label``
+        may be the predicted one: agreement is feedback too. Raises InvalidValue: unknown id or
+        label."""
+        self._check(label)
+        if id not in {row["id"] for row in self.predictions()}:
+            raise InvalidValue(f"there is no prediction {id!r} in {self.path.name}.")
+        self._append({"kind": "correction", "id": id, "label": label})
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """All predictions in order; ``corrected`` is a person's last answer, or None."""
+        lines = self._lines()
+        corrected = {line["id"]: line["label"] for line in lines if line["kind"] == "correction"}
+        return [
+            {key: line[key] for key in ("id", "time", "text", "label", "probability")}
+            | {"corrected": corrected.get(line["id"])}
+            for line in lines
+            if line["kind"] == "prediction"
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """``predictions``, ``answered`` (by a person), ``agreed``, and ``confusions``:
+        {(predicted, right): count} of the wrong ones. ``agreed / answered`` isn't the accuracy:
+        people answer mostly when something strikes them."""
+        answered = [row for row in self.predictions() if row["corrected"] is not None]
+        wrong = [row for row in answered if row["corrected"] != row["label"]]
+        return {
+            "predictions": len(self.predictions()),
+            "answered": len(answered),
+            "agreed": len(answered) - len(wrong),
+            "confusions": dict(Counter((row["label"], row["corrected"]) for row in wrong)),
+        }
+
+    def _check(self, label: str) -> None:
+        if label not in self.labels:
+            raise unknown_name("label", label, self.labels)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        """Write one whole line, and wait until it is on the disk."""
+        content = json.dumps({**line, "time": self._clock()}, ensure_ascii=False).encode() + b"\n"
+        with self.path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and file.seek(size - 1) is not None and file.read(1) != b"\n":
+                content = b"\n" + content  # a crash cut off the last line
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                parsed = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(parsed, dict) or parsed.get("kind") not in (
+                "prediction",
+                "correction",
+            ):
+                raise CourseError(f"{self.path} is not a feedback log; name another file.")
+            kept.append(parsed)
+        return kept
+
+
 def build(classifier: Classifier, *, title: str, log: FeedbackLog | None = None) -> Any:
     """The page as ``gradio.Blocks``: a text, a button, the labels with their probabilities and,
-    with a log, a way to correct them."""
+    if there is a log, a way to correct them."""
     gradio = _gradio()
 
     def answer(text: str) -> tuple[dict[str, float] | None, str, str]:
@@ -50,11 +142,7 @@ def build(classifier: Classifier, *, title: str, log: FeedbackLog | None = None)
         if not probabilities:
             return None, remark, ""
         label = max(probabilities, key=probabilities.__getitem__)
-        return (
-            probabilities,
-            remark,
-            log.record(text, label, probabilities[label]) if log else "",
-        )
+        return probabilities, remark, log.record(text, label, probabilities[label]) if log else ""
 
     def correct(id: str, label: str | None) -> str:
         if not id:
@@ -93,16 +181,17 @@ def serve(
     """The page of the model in ``folder`` while the block runs; yields its address.
 
     port: 1024 to 65535; None: a free one. log: file for texts, answers and corrections; None:
-    nothing is kept. Raises InvalidValue: a port out of range or taken, a model of another kind.
+    nothing is kept. Raises InvalidValue: a port that is out of range or taken, a model that isn't
+    a text classifier.
     CourseError: no model there, or Gradio is not installed.
     """
     if port is not None and not 1024 <= port <= 65535:
         raise InvalidValue(f"port is {port}; it must be from 1024 to 65535.")
     gradio = _gradio()
     classifier = Classifier(folder)
-    kept = FeedbackLog(log, classifier.labels) if log is not None else None
+    feedback = FeedbackLog(log, classifier.labels) if log is not None else None
     name = Path(folder).resolve().name
-    page = build(classifier, title=f"Try the model: {name}", log=kept)
+    page = build(classifier, title=f"Try the model: {name}", log=feedback)
     own = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
         _, address, _ = page.launch(
@@ -126,7 +215,7 @@ def serve(
 
 
 def wait() -> None:
-    """Until the keyboard stops it."""
+    """Block until Ctrl+C."""
     threading.Event().wait()
 
 

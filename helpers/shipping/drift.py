@@ -1,8 +1,8 @@
-"""Watching a classifier without labels: do today's texts still look like those it was judged on?
+"""Watching a classifier without labels: do today's texts still look like those it was tested on?
 
-Each text gives three numbers: its length in word pieces, the share of them that training never
-showed, and the model's confidence. A reference keeps how these were spread over held-out texts;
-later texts are compared with it by the population stability index.
+Each text gives three numbers: its length in word pieces, the share of them that were not in the
+training texts, and the model's confidence. A reference keeps their distribution over held-out
+texts; later texts are compared with it by the population stability index.
 """
 
 import json
@@ -19,7 +19,7 @@ from helpers.files import write_text
 
 SIGNALS = ("length", "unseen", "confidence")
 LARGE = 0.1  # "some change" in the rule of thumb of credit scoring (Siddiqi 2006)
-LEAST = 50  # texts of a reference or a window
+LEAST = 50  # texts in a reference or a comparison
 
 
 def population_stability_index(
@@ -28,9 +28,9 @@ def population_stability_index(
     """The sum over the bins of (a - e) ln(a / e): 0 for equal shares, else above 0.
 
     expected, actual: (B,) counts of the reference and of today. Half a text is added to every bin,
-    so that an empty one is no infinity; then both become shares e and a. Natural logarithm. It is
-    the Kullback-Leibler divergence in both directions, summed (Jeffreys 1946).
-    Raises InvalidValue: different or fewer than two bins, a negative count, no texts.
+    which keeps empty ones finite; then both become shares e and a. Natural logarithm. It is the
+    sum of the Kullback-Leibler divergences in both directions (Jeffreys 1946).
+    Raises InvalidValue: different bins or fewer than two, a negative count, no texts.
     """
     e, a = (np.asarray(counts, dtype=np.float64) for counts in (expected, actual))
     if e.ndim != 1 or e.shape != a.shape or len(e) < 2:
@@ -46,7 +46,7 @@ def population_stability_index(
 def chance_limit(
     expected: int, actual: int, *, bins: int, false_alarms: float = 0.01, tests: int = 1
 ) -> float:
-    """The index that samples of one and the same population pass with probability
+    """The index that two samples of the same population exceed with probability
     ``false_alarms``, over ``tests`` comparisons together (Bonferroni).
 
     Without any drift the index is about (1/N + 1/M) times a chi-squared number of ``bins - 1``
@@ -71,13 +71,13 @@ def text_signals(
     """For each of N texts: ``length`` (word pieces without special tokens), ``unseen`` (share of
     them outside ``seen``, 0 to 1) and ``confidence`` (the highest probability).
 
-    probabilities: (N, C). Raises InvalidValue unless there is one row a text.
+    probabilities: (N, C). Raises InvalidValue unless there is one row per text.
     """
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or len(probabilities) != len(texts) or not len(texts):
         raise InvalidValue(
-            f"{len(texts)} texts and probabilities of shape {probabilities.shape}; give one row a "
-            f"text, and at least one."
+            f"{len(texts)} texts and probabilities of shape {probabilities.shape}; give one row "
+            f"per text, and at least one."
         )
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     new = [sum(token not in seen for token in row) / max(1, len(row)) for row in rows]
@@ -90,7 +90,7 @@ def text_signals(
 
 @dataclass(frozen=True)
 class Reference:
-    """How the signals were spread over held-out texts when the model was judged.
+    """The distribution of the signals over held-out texts when the model was tested.
 
     seen: numbers of the word pieces in the training texts. edges: {signal: inner bin edges}.
     counts: {signal: texts in each bin}. means: {signal: mean}. texts: how many there were.
@@ -140,8 +140,9 @@ class Reference:
         *,
         false_alarms: float = 0.01,
     ) -> dict[str, dict[str, Any]]:
-        """For each signal ``index``, ``limit`` (what chance alone stays below), ``mean``,
-        ``reference_mean`` and ``alarm``: the index is above both the limit and LARGE.
+        """For each signal ``index``, ``limit`` (which chance alone rarely exceeds), ``mean``,
+        ``reference_mean`` and ``alarm``: the index is above both the limit and LARGE, since with
+        many texts even a shift too small to matter is no chance.
 
         false_alarms: probability of any alarm where nothing has changed.
         Raises InvalidValue: fewer than LEAST texts.
@@ -172,13 +173,13 @@ class Reference:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, whole or not at all."""
+        """Write as JSON, atomically."""
         content = asdict(self) | {"seen": sorted(self.seen)}
         write_text(Path(path), json.dumps(content) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":
-        """Read what ``save`` wrote. Raises CourseError if the file is no reference."""
+        """Read what ``save`` wrote. Raises CourseError if the file isn't a reference."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             reference = cls(**content | {"seen": frozenset(content["seen"])})
@@ -187,8 +188,8 @@ class Reference:
             return reference
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CourseError(
-                f"{path} is no drift reference ({type(error).__name__}: {error}). Build one from "
-                f"held-out texts with Reference.build(...).save(...)."
+                f"{path} is not a drift reference ({type(error).__name__}: {error}). Build one "
+                f"from held-out texts with Reference.build(...).save(...)."
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""Putting a finished model on the Hugging Face Hub: first what would go, then the push itself."""
+"""Putting a finished model on the Hugging Face Hub: first what would be sent, then the push."""
 
 import os
 import re
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.errors import CourseError, InvalidValue
-from helpers.files import sha256_of
+from helpers.files import model_folder, sha256_of
 from helpers.shipping.model_card import find_faults, read_metrics
 
-UPLOADED = (  # what a model consists of; checkpoints and data stay at home
+UPLOADED = (  # the files of a model; checkpoints and data are never sent
     "*.json",
     "*.safetensors",
     "*.txt",
@@ -21,7 +21,7 @@ REFUSED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")  # loading one can
 
 @dataclass(frozen=True)
 class Planned:
-    """A file that would go: its name in the repository, size in bytes and SHA-256."""
+    """A file to send: its name in the repository, size in bytes and SHA-256."""
 
     path: str
     size: int
@@ -29,22 +29,26 @@ class Planned:
 
 
 def plan(folder: str | Path) -> list[Planned]:
-    """The files of a run's model that a push would send, in the order of their names; nothing is
-    sent and no network is used.
+    """The files of a run's model that a push would send, sorted by name. Uses no network.
 
     folder: what ``train`` wrote, or the model's own folder.
     Raises CourseError: no model, no card or an incomplete one, or a file that is a pickle.
     """
-    model = _model_folder(Path(folder))
+    model = model_folder(folder)
+    if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
+        raise CourseError(
+            f"{folder} holds no trained model. Name what a finished run wrote: python -m helpers "
+            f"train reviews --out runs/reviews"
+        )
     if pickles := sorted(p.name for p in model.rglob("*") if p.suffix.lower() in REFUSED):
         raise CourseError(
-            f"{model} holds {', '.join(pickles)}: loading such a file can run any code, and nobody "
-            f"should have to. Save the weights as safetensors and remove it."
+            f"{model} holds {', '.join(pickles)}: loading such a file can run any code. Save "
+            f"the weights as safetensors and remove it."
         )
     card = model / "README.md"
     if not card.is_file():
         raise CourseError(
-            f"{model} has no card, and nobody can use a model about which nothing is said. Write "
+            f"{model} has no card, and a model without a description is of no use to others. Write "
             f'one: python -m helpers card {folder} --use "..." --not-for "..."'
         )
     metrics = read_metrics(model.parent) if (model.parent / "metrics.json").is_file() else None
@@ -67,18 +71,18 @@ def push(
 ) -> str:
     """Send what ``plan`` lists to ``repository`` in one commit; returns the commit's address.
 
-    repository: ``owner/name``; made if it is not there. token: one with the right to write; None:
-    HF_TOKEN, or the one that ``hf auth login`` stored. public: only matters when the repository is
-    made; a new one is private. endpoint: another Hub (default: HF_ENDPOINT).
-    Raises InvalidValue: no such name. CourseError: as ``plan``; offline; refused; no network.
+    repository: ``owner/name``; created if it doesn't exist. token: one with write access; None:
+    HF_TOKEN, or the one that ``hf auth login`` stored. public: for a repository that is created;
+    by default it is private. endpoint: another Hub (default: HF_ENDPOINT).
+    Raises InvalidValue: a malformed name. CourseError: as ``plan``; offline; refused; no network.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise InvalidValue(f"repository is {repository!r}; it has the form owner/name.")
-    planned, model = plan(folder), _model_folder(Path(folder))
+    planned, model = plan(folder), model_folder(folder)
     if os.environ.get("COURSE_OFFLINE") == "1" or os.environ.get("HF_HUB_OFFLINE") == "1":
         raise CourseError(
             "the network is forbidden (COURSE_OFFLINE or HF_HUB_OFFLINE is 1). Unset it to push; "
-            "with --dry-run everything else is checked."
+            "--dry-run checks everything else."
         )
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -98,14 +102,14 @@ def push(
             raise
         raise CourseError(
             f"{api.endpoint} could not be reached, or broke off ({type(cause).__name__}: {cause}). "
-            f"Nothing is half-published: a push counts only as a whole. Check the network and "
+            f"Nothing is half-published: a push takes effect as a whole. Check the network and "
             f"HF_ENDPOINT, then push again."
         ) from error
     return commit.commit_url
 
 
 def _is_of_the_network(error: Exception) -> bool:
-    """Versions of huggingface_hub differ in the HTTP library, and so in what it raises."""
+    """Versions of huggingface_hub use different HTTP libraries, which raise different errors."""
     library = type(error).__module__.split(".")[0]
     return isinstance(error, OSError | RuntimeError) or library.startswith(("httpx", "requests"))
 
@@ -126,16 +130,6 @@ def _explain(error: Exception, repository: str, endpoint: str) -> CourseError:
     elif status == 404:
         step = f"there is no {repository}, or the token may not see it."
     else:
-        step = "try again later; if it goes on, the answer itself says why."
-    said = " ".join(str(error).split())[:200]
-    return CourseError(f"{endpoint} refused the push ({status}): {step} It said: {said}")
-
-
-def _model_folder(folder: Path) -> Path:
-    model = folder / "model" if (folder / "model").is_dir() else folder
-    if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
-        raise CourseError(
-            f"{folder} holds no trained model. Name what a finished run wrote: python -m helpers "
-            f"train reviews --out runs/reviews"
-        )
-    return model
+        step = "try again later; if it persists, the answer says why."
+    answer = " ".join(str(error).split())[:200]
+    return CourseError(f"{endpoint} refused the push ({status}): {step} It said: {answer}")

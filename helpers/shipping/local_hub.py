@@ -1,9 +1,10 @@
 """A small stand-in for the Hugging Face Hub on this computer: folders as repositories.
 
-It answers the requests that ``huggingface_hub`` makes to load and to upload, so that both can be
-tried and tested without an account or a network. It keeps no history and no secrets: only for
-loopback. Set ``HF_ENDPOINT`` to its ``url`` (and ``HF_HUB_DISABLE_XET=1`` to upload: it does not
-speak that protocol) before huggingface_hub is imported.
+It is here and not with the tests because lesson 18 pushes to it: it answers the requests that
+``huggingface_hub`` makes to download and to upload, so both can be tried without an account or a
+network. It keeps no history and no secrets: use it on loopback only. Set ``HF_ENDPOINT`` to its
+``url`` (and ``HF_HUB_DISABLE_XET=1`` to upload: it does not speak that protocol) before
+huggingface_hub is imported.
 """
 
 import base64
@@ -24,14 +25,14 @@ _RESOLVE = re.compile(rf"/(?:(datasets)/)?{_NAME}/resolve/([^/]+)/(.+)")
 _API = re.compile(rf"/api/(models|datasets)/{_NAME}(?:/(revision|tree)/([^/]+)/?(.*))?")
 _WRITE = re.compile(rf"/api/(models|datasets)/{_NAME}/(preupload|commit)/[^/]+")
 _LARGE = re.compile(rf"/(?:(datasets)/)?{_NAME}\.git/info/lfs/objects/batch")
-_BIG = 10_000_000  # bytes from which a file is stored apart, as on the Hub
+_BIG = 10_000_000  # bytes from which a file is uploaded separately, as on the Hub
 
 
 class LocalHub(ThreadingHTTPServer):
     """``repositories``: ``"models/owner/name"`` or ``"datasets/owner/name"`` -> folder.
 
-    store: folder in which repositories are created by uploads. token, owner: an upload needs this
-    token and goes to this owner's names; without a token nothing can be uploaded. With
+    store: folder in which uploads create repositories. token, owner: an upload needs this token
+    and may only create repositories of this owner; without a token nothing can be uploaded. With
     ``break_off`` set, the connection closes after half of a file.
     """
 
@@ -146,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound")
 
     def do_PUT(self) -> None:
-        """A large file, kept until a commit names it. Its hash is its name."""
+        """A large file, named by its hash and kept until a commit refers to it."""
         content, oid = self._body(), self.path.rpartition("/")[2]
         if hashlib.sha256(content).hexdigest() != oid:
             self._refuse(400, "", "the content has another hash")

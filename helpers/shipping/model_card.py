@@ -1,5 +1,5 @@
-"""A model card from what a run wrote down: what the model is for, on what it was trained, how good
-it is and how sure that is, and what was not measured. Numbers come from metrics.json alone.
+"""A model card made from what a run recorded: what the model is for, what it was trained on, how
+good it is and how certain that is, and what was not measured. All numbers come from metrics.json.
 
 The form is the Hub's: Markdown under a block of YAML that ``huggingface_hub.ModelCard`` reads
 (Mitchell et al. 2019, Model Cards for Model Reporting, for what a card should say).
@@ -7,14 +7,14 @@ The form is the Hub's: Markdown under a block of YAML that ``huggingface_hub.Mod
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers.assets import catalog
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.files import write_text
-from helpers.shipping import card_sections as sections
 
 SECTIONS = ("Intended use", "Out of scope", "Data", "Training", "Scores", "Bias", "Limits")
 LICENCES = (
@@ -22,28 +22,54 @@ LICENCES = (
     "cc-by-nc-sa-4.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0",
     "openrail", "other", "unknown",
 )  # fmt: skip
+NOT_MEASURED = "No bias was measured"
+BASELINES = {  # as a table names them, in its order
+    "tfidf_logreg": "TF-IDF + logistic regression",
+    "majority": "majority class",
+    "gazetteer": "names seen in training",
+    "types": "commonest for the two types",
+    "sliding_window": "sliding window of words",
+    "silent": "always silent",
+}
 _PIPELINES = {"entities": "token-classification", "questions": "question-answering"}
 _METRIC_TYPES = {"macro_f1": "f1", "micro_f1": "f1"}
 _EMPTY = re.compile(r"\bTODO\b|\bTBD\b|More Information Needed|^\W*\.\.\.\W*$", re.I | re.M)
 
 
-def write_card(
-    run: str | Path,
-    *,
-    name: str,
-    intended_use: str,
-    out_of_scope: str,
-    data: str | None = None,
-    licence: str = "apache-2.0",
-    language: str = "en",
-) -> Path:
+@dataclass(frozen=True)
+class Description:
+    """What only the author of a model can say about it.
+
+    name: of the model. intended_use, out_of_scope: in your own words. data: where the texts come
+    from and whose they are; not needed for the course's own data sets. licence: one of LICENCES.
+    language: of the texts, as a code of two or three letters.
+    Raises InvalidValue: an empty answer, an unknown licence, a language in another form.
+    """
+
+    name: str
+    intended_use: str
+    out_of_scope: str
+    data: str | None = None
+    licence: str = "apache-2.0"
+    language: str = "en"
+
+    def __post_init__(self) -> None:
+        for field in ("name", "intended_use", "out_of_scope"):
+            value = getattr(self, field)
+            if not value.strip() or _EMPTY.search(value):
+                raise InvalidValue(f"{field} is {value!r}; say it in a sentence of your own.")
+        if self.licence not in LICENCES:
+            raise unknown_name("licence", self.licence, LICENCES)
+        if not re.fullmatch("[a-z]{2,3}", self.language):
+            raise InvalidValue(
+                f"language is {self.language!r}; give its code of two or three letters, such as en."
+            )
+
+
+def write_card(run: str | Path, description: Description) -> Path:
     """Write ``run/model/README.md`` for what ``train`` left in the folder ``run``.
 
-    name: of the model. intended_use, out_of_scope: in your own words: no number knows them.
-    data: where the texts come from and whose they are; the course's own data sets need none.
-    licence: one of LICENCES. language: of the texts, two or three letters.
-    Raises InvalidValue: an empty answer, an unknown licence, a language of another form.
-    CourseError: no finished run there.
+    Raises CourseError: no finished run there; InvalidValue: as ``card_text``.
     """
     run = Path(run)
     metrics = read_metrics(run)
@@ -51,21 +77,12 @@ def write_card(
     if not config.is_file():
         raise CourseError(f"{run} holds no model/config.json: train first, with --out {run}.")
     names = json.loads(config.read_text(encoding="utf-8")).get("id2label", {})
-    text = card_text(
-        metrics,
-        labels=list(names.values()),
-        name=name,
-        intended_use=intended_use,
-        out_of_scope=out_of_scope,
-        data=data,
-        licence=licence,
-        language=language,
-    )
+    text = card_text(metrics, description, labels=list(names.values()))
     return write_text(run / "model" / "README.md", text)
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
-    """The metrics.json of a finished run; CourseError if there is none or it is no such file."""
+    """The metrics.json of a finished run; CourseError if there is none or it has another form."""
     path = run / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -80,10 +97,10 @@ def read_metrics(run: Path) -> dict[str, Any]:
 
 
 def record_bias(run: str | Path, what: str, measures: Mapping[str, Iterable[float]]) -> None:
-    """Add to ``run/metrics.json`` what was measured of bias.
+    """Add what was measured of bias to ``run/metrics.json``.
 
     what: the comparison in words. measures: {name: (value, low, high)}, such as the estimates of
-    ``fairness.counterfactual_gap``. An earlier entry of the same words is replaced.
+    ``fairness.counterfactual_gap``. An earlier entry with the same words is replaced.
     Raises InvalidValue: no words, no measures, or a value outside its interval.
     """
     entry: dict[str, Any] = {}
@@ -101,59 +118,44 @@ def record_bias(run: str | Path, what: str, measures: Mapping[str, Iterable[floa
 
 
 def card_text(
-    metrics: Mapping[str, Any],
-    *,
-    labels: list[str],
-    name: str,
-    intended_use: str,
-    out_of_scope: str,
-    data: str | None = None,
-    licence: str = "apache-2.0",
-    language: str = "en",
+    metrics: Mapping[str, Any], description: Description, *, labels: Sequence[str] = ()
 ) -> str:
-    """The card as text; see ``write_card``."""
-    for what, value in (
-        ("name", name),
-        ("intended_use", intended_use),
-        ("out_of_scope", out_of_scope),
-    ):
-        if not value.strip() or _EMPTY.search(value):
-            raise InvalidValue(f"{what} is {value!r}; say it in a sentence of your own.")
-    if licence not in LICENCES:
-        raise unknown_name("licence", licence, LICENCES)
-    if not re.fullmatch("[a-z]{2,3}", language):
-        raise InvalidValue(f"language is {language!r}; give its code of two or three letters: en.")
+    """The card as text. metrics: as in metrics.json. labels: of a classifier, in their order.
+
+    Raises InvalidValue: a data set that isn't the course's, and no ``description.data``;
+    CourseError: no score with an interval.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     header = ModelCardData(
-        language=language,
-        license=licence,
+        language=description.language,
+        license=description.licence,
         base_model=_hub_name(str(metrics.get("model", ""))),
         pipeline_tag=_PIPELINES.get(metrics["task"], "text-classification"),
         library_name="transformers",
-        model_name=name,
+        model_name=description.name,
         eval_results=_results(metrics),
     )
     content = {
-        "Intended use": intended_use.strip(),
-        "Out of scope": out_of_scope.strip(),
-        "Data": sections.data_section(metrics, data),
-        "Training": sections.training_section(metrics),
-        "Scores": sections.scores_section(metrics),
-        "Bias": sections.bias_section(metrics),
-        "Limits": sections.limits_section(metrics),
+        "Intended use": description.intended_use.strip(),
+        "Out of scope": description.out_of_scope.strip(),
+        "Data": _data(metrics, description.data),
+        "Training": _training(metrics),
+        "Scores": _scores(metrics),
+        "Bias": _bias(metrics),
+        "Limits": _limits(metrics),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in content.items())
-    gives = f"Labels: {', '.join(labels)}.\n\n" if labels else ""
-    text = f"---\n{header.to_yaml()}\n---\n\n# {name.strip()}\n\n{gives}{body}\n"
-    ModelCard(text)  # it raises for metadata that do not hold together
+    classes = f"Labels: {', '.join(labels)}.\n\n" if labels else ""
+    text = f"---\n{header.to_yaml()}\n---\n\n# {description.name.strip()}\n\n{classes}{body}\n"
+    ModelCard(text)  # raises if the metadata are inconsistent
     return text
 
 
 def find_faults(text: str, metrics: Mapping[str, Any] | None = None) -> list[str]:
-    """What is wrong with a card, each in a sentence; nothing for a complete one.
+    """What is wrong with a card, one sentence per fault; empty for a complete card.
 
-    metrics: also compare its scores with those.
+    metrics: if given, the card's scores must be the ones in there.
     """
     from huggingface_hub import ModelCard
 
@@ -167,7 +169,7 @@ def find_faults(text: str, metrics: Mapping[str, Any] | None = None) -> list[str
         if not data.get(key)
     ]
     if data.get("license") and data.get("license") not in LICENCES:
-        faults.append(f"the licence {data.get('license')!r} is none of {', '.join(LICENCES)}")
+        faults.append(f"the licence {data.get('license')!r} isn't one of {', '.join(LICENCES)}")
     body = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
     for title in SECTIONS:
         content = body.get(title, "").strip()
@@ -175,14 +177,14 @@ def find_faults(text: str, metrics: Mapping[str, Any] | None = None) -> list[str
             faults.append(f"the section '{title}' is missing or empty")
     if metrics is not None and data.get("eval_results"):
         stated = {r.metric_name.split(" (")[0]: r.metric_value for r in data.get("eval_results")}
-        for key in sections.measured(metrics["test"]):
-            if stated.get(sections.title(key)) != round(metrics["test"][key], 4):
-                faults.append(f"its {sections.title(key)} is not the one in metrics.json")
+        for key in _measured(metrics["test"]):
+            if stated.get(_title(key)) != round(metrics["test"][key], 4):
+                faults.append(f"its {_title(key)} is not the one in metrics.json")
     return faults
 
 
 def _hub_name(model: str) -> str | None:
-    """The Hub's name of the base model: only such a name may stand in the metadata."""
+    """The base model's name on the Hub, if it has one: the metadata allow no other."""
     known = catalog.load_catalog()
     if model in known:
         return next((s.repository for s in known[model].sources if s.kind == "hub"), None)
@@ -193,7 +195,7 @@ def _results(metrics: Mapping[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     test = metrics["test"]
-    if not sections.measured(test):
+    if not _measured(test):
         raise CourseError("metrics.json has no score with an interval: evaluate the model again.")
     return [
         EvalResult(
@@ -202,8 +204,125 @@ def _results(metrics: Mapping[str, Any]) -> list[Any]:
             dataset_name=metrics["task"],
             dataset_split="test",
             metric_type=_METRIC_TYPES.get(key, key),
-            metric_name=f"{sections.title(key)} (95 % interval {sections.interval(test, key)})",
+            metric_name=f"{_title(key)} (95 % interval {_interval(test, key)})",
             metric_value=round(test[key], 4),
         )
-        for key in sections.measured(test)
+        for key in _measured(test)
     ]
+
+
+def _measured(scores: Mapping[str, Any]) -> list[str]:
+    """The scores that have an interval; a card states no others."""
+    return [key for key in scores if f"{key}_interval" in scores]
+
+
+def _title(key: str) -> str:
+    """A score's name as the card shows it."""
+    return key.replace("_", " ").replace("f1", "F1")
+
+
+def _interval(scores: Mapping[str, Any], key: str) -> str:
+    """A score's interval as the card shows it."""
+    low, high = scores[f"{key}_interval"]
+    return f"{low:.3f} to {high:.3f}"
+
+
+def _data(metrics: Mapping[str, Any], data: str | None) -> str:
+    """What the model was trained on."""
+    asset = catalog.load_catalog().get(metrics["task"])
+    if data is None and asset is None:
+        raise InvalidValue(
+            f"{metrics['task']} isn't one of the course's data sets: say where its texts come "
+            f"from and whose they are (data)."
+        )
+    lines = [data.strip()] if data else []
+    if asset is not None:
+        lines += [f"{asset.title}. Licence: {asset.licence}. Source: {asset.citation}."]
+    if "examples" in metrics:
+        lines.append(f"{metrics['examples']:,} training examples.")
+    if asset is not None or metrics["task"].lower().endswith((".csv", ".tsv")):
+        lines.append("Duplicates were removed before the split into train, validation and test.")
+    return "\n\n".join(lines)
+
+
+def _training(metrics: Mapping[str, Any]) -> str:
+    """What it takes to train the model again."""
+    asset = catalog.load_catalog().get(metrics.get("model", ""))
+    base = f"{asset.title} (licence: {asset.licence})" if asset else metrics.get("model", "?")
+    lines = [f"- pretrained model: {base}"]
+    for key, what in (
+        ("seed", "seed"),
+        ("precision", "arithmetic"),
+        ("device", "device"),
+        ("max_length", "word pieces per text at most"),
+    ):
+        if key in metrics:
+            lines.append(f"- {what}: {metrics[key]}")
+    return "\n".join(lines)
+
+
+def _scores(metrics: Mapping[str, Any]) -> str:
+    """The test scores next to the baselines', and what the comparison shows."""
+    test, keys = metrics["test"], _measured(metrics["test"])
+    baselines = metrics.get("baseline", {})
+    rows = {"this model": test} | {BASELINES.get(k, _title(k)): v for k, v in baselines.items()}
+    lines = [
+        "On the test set, with 95 % intervals:",
+        "",
+        f"| | {' | '.join(map(_title, keys))} |",
+        f"|---{'|---' * len(keys)}|",
+    ]
+    for name, scores in rows.items():
+        cells = [
+            f"{scores[key]:.3f} ({_interval(scores, key)})" if f"{key}_interval" in scores else "–"
+            for key in keys
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", _verdict(test, baselines, keys[0])]
+    return "\n".join(lines)
+
+
+def _verdict(test: Mapping[str, Any], baselines: Mapping[str, Any], key: str) -> str:
+    """What the comparison with the best baseline shows."""
+    scored = {name: scores[key] for name, scores in baselines.items() if key in scores}
+    if not scored:
+        return "No baseline was measured, so nothing shows whether this is good."
+    best = max(scored, key=scored.__getitem__)
+    name, (low, high) = BASELINES.get(best, _title(best)), test[f"{key}_interval"]
+    if scored[best] > high:
+        return f"**The baseline ({name}) does better.** Use that."
+    if scored[best] >= low:
+        return f"The best baseline ({name}) is within this model's interval: no clear gain."
+    return f"The best baseline ({name}) is below this model's interval."
+
+
+def _bias(metrics: Mapping[str, Any]) -> str:
+    """What ``record_bias`` recorded, or that nothing was measured."""
+    if not metrics.get("bias"):
+        return (
+            f"{NOT_MEASURED}. That does not mean there is none: measure it for the groups "
+            f"your texts mention before the model decides anything about people."
+        )
+    lines = ["| what was compared | measure | value | 95 % interval |", "|---|---|---|---|"]
+    for what, measures in metrics["bias"].items():
+        for name, found in measures.items():
+            low, high = found["interval"]
+            lines.append(
+                f"| {what} | {_title(name)} | {found['value']:.3f} | {low:.3f} to {high:.3f} |"
+            )
+    return "\n".join([*lines, "", "What is not in this table was not measured."])
+
+
+def _limits(metrics: Mapping[str, Any]) -> str:
+    """What the numbers do not show."""
+    lines = [
+        "- The intervals show how far the scores would move with other test examples drawn in the "
+        "same way. On texts of another kind, place or time the scores may be far lower.",
+        "- The scores come from one training run; other seeds give other scores.",
+    ]
+    cut = metrics.get("truncated", {}).get("test") if "truncated" in metrics else None
+    if cut:
+        lines.append(
+            f"- {cut:,} test texts were longer than the model reads; their ends were cut off."
+        )
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from helpers import models, runtime, training
 from helpers.corpora.tables import ENDINGS, is_table
 from helpers.errors import CourseError, InvalidValue, unknown_name
-from helpers.files import write_text
+from helpers.files import model_folder, write_text
 from helpers.models import lora
 from helpers.tasks import classification, extraction
 from helpers.tasks.task import Task
@@ -243,9 +243,3 @@ def recorded_run(folder: Path) -> dict[str, Any]:
 def load_run(folder: Path) -> tuple[Any, Any]:
     """The model and tokenizer in ``folder/model``, or in ``folder`` itself."""
     return models.load_trained(model_folder(folder))
-
-
-def model_folder(folder: Path) -> Path:
-    """``folder/model`` where it is there, as in what ``train`` wrote; else ``folder`` itself."""
-    folder = Path(folder)
-    return folder / "model" if (folder / "model").is_dir() else folder

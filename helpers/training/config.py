@@ -1,5 +1,5 @@
-"""What a training run is told (``TrainingConfig``), what it tells (``History``), and the
-learning rate as a plain function of the step."""
+"""The settings of a training run (``TrainingConfig``), its history (``History``), and the learning
+rate as a plain function of the step."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,34 +12,63 @@ from helpers.errors import InvalidValue
 SCHEDULES = ("linear", "cosine", "constant")
 
 
+def _whole(value: Any, low: int = 1, high: float = inf) -> bool:
+    return type(value) is int and low <= value <= high  # True is an int, but not meant here
+
+
+def _number(value: Any, high: float = inf) -> bool:
+    return type(value) is not bool and 0 <= value <= high and isfinite(value)
+
+
+_ALLOWED: list[tuple[str, str, Callable[[Any], bool]]] = [  # settings, in words, and as a test
+    ("epochs", "a number above 0", lambda v: _number(v) and v > 0),
+    ("max_grad_norm", "above 0", lambda v: type(v) is not bool and v > 0),  # inf: no clipping
+    ("learning_rate layer_decay", "above 0, at most 1", lambda v: _number(v, 1) and v > 0),
+    ("weight_decay warmup_fraction", "0 to 1", lambda v: _number(v, 1)),
+    ("consistency", "0 to 100", lambda v: _number(v, 100)),
+    ("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__),
+    ("metric", "a metric's name", lambda v: isinstance(v, str) and v != ""),
+    ("seed", "a whole number from 0 to 2**32 - 1", lambda v: _whole(v, 0, 2**32 - 1)),
+    ("batch_size accumulation", "a whole number, at least 1", _whole),
+    (
+        "max_steps evaluate_every patience checkpoint_every",
+        "a whole number, at least 1, or None",
+        lambda v: v is None or _whole(v),
+    ),
+    ("keep_best resume progress", "True or False", lambda v: type(v) is bool),
+    ("greater_is_better", "True, False or None", lambda v: v is None or type(v) is bool),
+    ("checkpoint_folder", "a path", lambda v: v is None or isinstance(v, str | Path)),
+]
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The settings of ``fit``; InvalidValue names any that is out of its range.
 
     epochs: passes over the training examples, above 0; fractions are allowed.
-    batch_size: examples of one optimiser step, over all processes and micro-batches.
+    batch_size: examples of one optimizer step, over all processes and micro-batches.
     learning_rate: the peak; above 0, at most 1.
     layer_decay: factor of the learning rate from each layer to the one below it, above 0, at most
         1: the head learns at learning_rate, the top layer at layer_decay times that, and so on
-        down to the embeddings (Howard & Ruder 2018, section 3.2, have 1/2.6).
+        down to the embeddings (Howard & Ruder 2018, section 3.2, use 1/2.6).
     weight_decay: of AdamW, 0 to 1; never applied to biases and normalisation weights.
-    warmup_fraction: of all steps, 0 to 1, in which the learning rate rises to its peak.
+    warmup_fraction: of all steps, 0 to 1, during which the learning rate rises to its peak.
     schedule: after that "linear" or "cosine" to 0, or "constant".
     consistency: weight of R-Drop's term (``losses.consistency_loss``, Liang et al. 2021), 0 to
-        100: each example passes twice a step, under two dropout masks, and the two predictions
-        are pulled together. For classifiers with dropout; twice the time. 0: one pass. The loss
-        is the mean of both passes, where the paper takes the sum: its weight is twice this one.
+        100: each example passes twice per step, under two dropout masks, and the two predictions
+        are pulled together. For classifiers with dropout; takes twice as long. 0: one pass. The
+        loss is the mean of both passes, where the paper takes the sum: its weight is twice this.
     max_grad_norm: gradients are scaled down to this norm; above 0.
     accumulation: micro-batches into which each process cuts its share of a batch.
     seed: 0 to 2**32 - 1; decides order, masking and dropout.
-    max_steps: steps at most, whatever ``epochs`` says.
+    max_steps: the most steps to take, whatever ``epochs`` says.
     evaluate_every: steps between evaluations (None: each epoch); the last step is always judged.
     metric: "loss", "accuracy" (classifiers) or a name that ``compute_metrics`` returns; it decides
-        on the best step. greater_is_better: None for what the name suggests.
-    patience: stop after so many evaluations in a row without a better one (None: never).
+        which step is best. greater_is_better: None for what the name suggests.
+    patience: stop after this many evaluations in a row without a better one (None: never).
     keep_best: end with the best evaluation's weights rather than the last.
     checkpoint_every: steps between checkpoints in checkpoint_folder (None: no checkpoints).
-    resume: take up the newest sound checkpoint there, if there is one.
+    resume: continue from the newest sound checkpoint there, if there is one.
     device, precision: as in ``runtime.detect`` (None: what suits this machine).
     progress: show a progress bar.
     """
@@ -69,35 +98,21 @@ class TrainingConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _require(self, "epochs", "a number above 0", lambda v: isfinite(v) and v > 0)
-        _require(self, "learning_rate", "above 0, at most 1", lambda v: 0 < v <= 1)
-        _require(self, "layer_decay", "above 0, at most 1", lambda v: 0 < v <= 1)
-        _require(self, "weight_decay", "0 to 1", lambda v: 0 <= v <= 1)
-        _require(self, "warmup_fraction", "0 to 1", lambda v: 0 <= v <= 1)
-        _require(self, "consistency", "0 to 100", lambda v: 0 <= v <= 100)
-        _require(self, "max_grad_norm", "above 0", lambda v: v > 0)
-        _require(self, "schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__)
-        _require(self, "metric", "a metric's name", lambda v: isinstance(v, str) and v)
-        _require(self, "seed", "a whole number from 0 to 2**32 - 1", _whole(0, 2**32 - 1))
-        for name in ("batch_size", "accumulation"):
-            _require(self, name, "a whole number, at least 1", _whole(1))
-        for name in ("max_steps", "evaluate_every", "patience", "checkpoint_every"):
-            if getattr(self, name) is not None:
-                _require(self, name, "a whole number, at least 1, or None", _whole(1))
-        for name in ("keep_best", "resume", "progress", "greater_is_better"):
-            value = getattr(self, name)
-            if not (isinstance(value, bool) or (name == "greater_is_better" and value is None)):
-                raise InvalidValue(f"{name} is {value!r}; it must be True or False.")
+        for names, allowed, is_fine in _ALLOWED:
+            for name in names.split():
+                value = getattr(self, name)
+                try:
+                    fine = is_fine(value)
+                except TypeError:  # a text where a number belongs
+                    fine = False
+                if not fine:
+                    raise InvalidValue(f"{name} is {value!r}; it must be {allowed}.")
         if self.accumulation > self.batch_size:
             raise InvalidValue(
                 f"accumulation is {self.accumulation}, more than the {self.batch_size} examples "
                 f"of a batch; give 1 to {self.batch_size}."
             )
         if self.checkpoint_folder is not None:
-            if not isinstance(self.checkpoint_folder, str | Path):
-                raise InvalidValue(
-                    f"checkpoint_folder is {self.checkpoint_folder!r}; it must be a path."
-                )
             object.__setattr__(self, "checkpoint_folder", Path(self.checkpoint_folder))
         elif self.checkpoint_every is not None or self.resume:
             raise InvalidValue(
@@ -105,38 +120,24 @@ class TrainingConfig:
             )
 
     def metric_grows(self) -> bool:
-        """Whether more of ``metric`` is better."""
+        """Whether a higher ``metric`` is better."""
         if self.greater_is_better is None:
             return not self.metric.endswith(("loss", "perplexity", "error"))
         return self.greater_is_better
 
     def decisive_settings(self) -> dict[str, Any]:
-        """The settings that decide on the final weights: a resumed run must have the same."""
+        """The settings that determine the final weights: a resumed run must have the same."""
         others = {"checkpoint_every", "checkpoint_folder", "resume", "device", "progress"}
         return {name: value for name, value in asdict(self).items() if name not in others}
-
-
-def _require(config: TrainingConfig, name: str, allowed: str, check: Callable) -> None:
-    value = getattr(config, name)
-    try:
-        fine = not isinstance(value, bool) and check(value)
-    except TypeError:
-        fine = False
-    if not fine:
-        raise InvalidValue(f"{name} is {value!r}; it must be {allowed}.")
-
-
-def _whole(low: int, high: float = float("inf")) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and low <= value <= high
 
 
 @dataclass
 class History:
     """What happened in a run.
 
-    steps: one dictionary a step: step (from 1), epoch (fraction), loss (mean nats an item),
-        learning_rate. evaluations: step, loss and metrics. events: what was out of the ordinary.
-    seconds: in all. examples_per_second: of training alone. best_step: of the kept weights.
+    steps: one dictionary per step: step (from 1), epoch (fraction), loss (mean nats per item),
+        learning_rate. evaluations: step, loss and metrics. events: anything out of the ordinary.
+    seconds: in total. examples_per_second: of training alone. best_step: of the kept weights.
     """
 
     steps: list[dict[str, float]] = field(default_factory=list)
@@ -149,7 +150,7 @@ class History:
 
     @property
     def losses(self) -> list[float]:
-        """The training loss of every step, in nats an item."""
+        """The training loss of every step, in nats per item."""
         return [step["loss"] for step in self.steps]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The parts of an optimiser step that ``fit`` puts together, each a plain function or object."""
+"""The parts of an optimizer step that ``fit`` puts together, each a plain function."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW over the trainable weights, fused where torch has such a kernel. Vectors (biases
     and normalisation weights) get no weight decay. Every group has its share of the learning
-    rate under "scale". Raises InvalidValue if all weights are frozen, or layers cannot be told."""
+    rate under "scale". Raises InvalidValue if all weights are frozen, or if ``layer_decay`` finds
+    no layers."""
     scales = layer_scales([name for name, _ in model.named_parameters()], config.layer_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -37,18 +38,18 @@ def build_optimizer(
 
 
 def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
-    """Each weight's share of the learning rate: 1 for the head and whatever else stands above
-    the layers, ``decay`` for the top layer, ``decay**2`` for the one below it, and so on; the
+    """Each weight's share of the learning rate: 1 for the head and whatever else is above the
+    layers, ``decay`` for the top layer, ``decay**2`` for the one below it, and so on; the
     embeddings come last.
 
     names: of the weights, as ``named_parameters`` gives them. Raises InvalidValue if decay is
-    not 1 and no name tells a layer's number. Source: Howard & Ruder 2018 (ULMFiT), section 3.2.
+    not 1 and no name contains a layer's number. Source: Howard & Ruder 2018 (ULMFiT), section 3.2.
     """
     numbers = {name: int(found[1]) for name in names if (found := _LAYER.search(name))}
     if decay != 1 and not numbers:
         raise InvalidValue(
-            f"layer_decay is {decay:g}, but the names of this model's weights tell no layers "
-            "(such as encoder.layer.0). Set it to 1."
+            f"layer_decay is {decay:g}, but the names of this model's weights contain no "
+            "layer numbers (such as encoder.layer.0). Set it to 1."
         )
     top = max(numbers.values(), default=-1)
     is_embedding = re.compile(r"embed|\bwte\b|\bwpe\b").search
@@ -61,7 +62,7 @@ def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
     """Scale all gradients so that their joint norm is at most ``max_norm``; returns the norm
-    before. Gradients that are short enough are only read."""
+    before. Short enough ones are only read; ``torch.nn.utils.clip_grad_norm_`` writes them too."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
     norm = float(torch.linalg.vector_norm(norms))
@@ -71,60 +72,15 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float
     return norm
 
 
-class EmbeddingGradient:
-    """Keeps the word embeddings' gradient allocated and clears only the rows that were used.
-
-    A step sees a few hundred of 30,000 words, yet autograd allocates and fills a gradient of the
-    whole table (47 MB for the course's encoder) in every backward pass. Here the table's gradient
-    is allocated once; sparse row gradients are added into it. The optimiser sees the same numbers.
-    Only for a table in ordinary memory that one module uses (a tied output layer needs all rows),
-    and one process (several sum whole gradients).
-    """
-
-    def __init__(self, model: nn.Module, *, enabled: bool = True) -> None:
-        self.table, self.rows = None, []
-        find = getattr(model, "get_input_embeddings", None)
-        table = find() if find and enabled else None
-        if type(table) is not nn.Embedding or table.sparse or table.scale_grad_by_freq:
-            return
-        owners = [p for _, p in model.named_parameters(remove_duplicate=False)]
-        shared = sum(p is table.weight for p in owners) > 1
-        if shared or not table.weight.requires_grad or table.weight.device.type != "cpu":
-            return
-        self.table, table.sparse = table, True
-        table.weight.grad = torch.zeros_like(table.weight)
-        self.hook = table.register_forward_pre_hook(self._remember)
-
-    def _remember(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if torch.is_grad_enabled():
-            self.rows.append(inputs[0].flatten())
-
-    def clear(self, parameters: Sequence[nn.Parameter]) -> None:
-        """What ``optimizer.zero_grad`` does."""
-        kept = None if self.table is None else self.table.weight
-        for parameter in parameters:
-            if parameter is not kept:
-                parameter.grad = None
-        if self.rows:
-            kept.grad[torch.cat(self.rows).unique()] = 0.0
-            self.rows.clear()
-
-    def release(self) -> None:
-        """Leave the model as it was."""
-        if self.table is not None:
-            self.hook.remove()
-            self.table.sparse, self.table.weight.grad, self.table = False, None, None
-
-
 def micro_batches(examples: int, rank: int, world: int, accumulation: int) -> list[np.ndarray]:
     """The rows of a global batch that process ``rank`` of ``world`` takes (every ``world``-th),
-    in up to ``accumulation`` runs of neighbours; one empty run if there is no row left for it."""
+    in up to ``accumulation`` pieces of neighbours; one empty piece if there is no row for it."""
     rows = np.arange(rank, examples, world)
     return np.array_split(rows, max(1, min(accumulation, len(rows))))
 
 
 def derived_seed(*numbers: int) -> int:
-    """A seed of 63 bits that depends on all ``numbers`` and in which no pattern of them shows."""
+    """A seed of 63 bits from all ``numbers``, mixed so that near numbers give unrelated streams."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -141,7 +97,7 @@ def move(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torc
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is torch's way to say that memory ran out, on a GPU or in main memory."""
+    """Whether this is how torch reports that memory ran out, on a GPU or in main memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()

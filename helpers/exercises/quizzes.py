@@ -1,4 +1,4 @@
-"""``quiz("03")``: a lesson's questions as static HTML that needs no kernel and no JavaScript."""
+"""``quiz("03")``: the quiz of a lesson as static HTML, without a kernel or JavaScript."""
 
 import json
 from html import escape
@@ -26,7 +26,7 @@ def load_quiz(lesson: str) -> list[dict[str, Any]]:
 
 
 def quiz(lesson: str) -> None:
-    """Show the quiz of a lesson: open an option to see whether it is right, and why."""
+    """Show the quiz of a lesson. Opening an answer shows whether it is right, and why."""
     from IPython.display import display
 
     questions = load_quiz(lesson)
@@ -34,7 +34,7 @@ def quiz(lesson: str) -> None:
 
 
 def to_html(questions: list[dict[str, Any]]) -> str:
-    """The quiz as self-contained HTML: one ``<details>`` an option, legible on any background."""
+    """The quiz as self-contained HTML: one ``<details>`` per answer, legible on any background."""
     parts = []
     for number, item in enumerate(questions, 1):
         options = "\n".join(_option(answer) for answer in item["answers"])

@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import InvalidValue, unknown_name
-from helpers.hardware.architectures import HEADS
+
+HEADS = {  # of each architecture, those that the course fine-tunes
+    "bert": ("classifier", "tokens", "questions", "masked-lm"),
+    "gpt2": ("causal-lm",),
+    "llama": ("causal-lm",),  # SmolLM2 is one
+}
 
 
 def _bert(width: int, layers: int, heads: int) -> dict[str, Any]:
@@ -53,8 +58,8 @@ def model_config(model: Any) -> Any:
     """The transformers configuration that ``plan`` would take for ``model``: one of MODELS, a
     folder that holds a config.json, or a configuration, returned as it is.
 
-    Raises InvalidValue for an unknown name (the nearest is said) and for an architecture that the
-    planner does not know.
+    Raises InvalidValue for an unknown name (and suggests the nearest) and for an architecture that
+    the planner does not know.
     """
     if not isinstance(model, str | Path):
         config = model
