@@ -344,7 +344,9 @@ def sorted_batches(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[np
         start += size
 
 
-def take_rows(batch: dict[str, Tensor], rows: slice | Sequence[int]) -> dict[str, Tensor]:
+def take_rows(
+    batch: dict[str, Tensor], rows: slice | Sequence[int] | np.ndarray
+) -> dict[str, Tensor]:
     """Some examples of a batch, without the columns that are padding in all of them."""
     part = {name: tensor[rows] for name, tensor in batch.items()}
     mask = part.get("attention_mask")

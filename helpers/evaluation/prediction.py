@@ -87,16 +87,18 @@ def predict(
     Raises InvalidValue: no examples, ``tokens_per_batch`` below 1, a label outside the classes,
     labels that aren't one class number per example.
     """
-    logits, labels, total = None, None, 0.0
-    for indices, batch, found in forward(
+    logits, total = np.empty((0, 0), dtype=np.float32), 0.0
+    labels: np.ndarray | None = None
+    for indices, batch, output in forward(
         model, data, tokens_per_batch=tokens_per_batch, progress=progress, device=device
     ):
-        found, answers = found.logits.float().cpu(), batch.get("labels")  # (B, C), (B,)
-        if logits is None:
+        found = output.logits.float().cpu()  # (B, C)
+        if not len(logits):
             logits = np.empty((len(data), found.shape[1]), dtype=np.float32)
-            labels = None if answers is None else np.empty(len(data), dtype=np.int64)
+            labels = np.empty(len(data), dtype=np.int64) if "labels" in batch else None
         logits[indices] = found.numpy()
-        if answers is not None:
+        if labels is not None:
+            answers = batch["labels"]  # (B,)
             _check_answers(answers, found)
             total += float(functional.cross_entropy(found, answers, reduction="sum"))
             labels[indices] = answers.numpy()

@@ -69,8 +69,10 @@ def counterfactual_gap(
         "absolute_shift": np.abs(second - first),
         "flip_rate": (first >= threshold) != (second >= threshold),
     }
-    options = {"resamples": resamples, "confidence": confidence, "seed": seed}
-    return {name: mean_estimate(value, origins, **options) for name, value in values.items()}
+    return {
+        name: mean_estimate(value, origins, resamples=resamples, confidence=confidence, seed=seed)
+        for name, value in values.items()
+    }
 
 
 def group_rates(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from helpers.batches import EncodedTexts
@@ -98,7 +99,7 @@ class FairLoss(nn.Module):
     Without ``weights`` every example's weight is 1; without ``other_input_ids`` nothing is paired.
     """
 
-    def __init__(self, classifier: nn.Module, *, strength: float = 1.0) -> None:
+    def __init__(self, classifier: PreTrainedModel, *, strength: float = 1.0) -> None:
         super().__init__()
         if not 0 <= strength < float("inf"):
             raise InvalidValue(f"strength is {strength}; it must be a number, at least 0.")
@@ -110,7 +111,7 @@ class FairLoss(nn.Module):
         self.classifier, self.strength = classifier, strength
 
     @property
-    def config(self):
+    def config(self) -> PretrainedConfig:
         return self.classifier.config
 
     def forward(
@@ -129,7 +130,7 @@ class FairLoss(nn.Module):
             return SequenceClassifierOutput(logits=logits)
         losses = cross_entropy(logits, labels, reduction="none")  # (B,)
         loss = (losses if weights is None else weights * losses).mean()
-        if other_input_ids is not None and self.strength > 0:
+        if other_input_ids is not None and other_attention_mask is not None and self.strength:
             other = self.classifier(
                 input_ids=other_input_ids.flatten(0, 1),
                 attention_mask=other_attention_mask.flatten(0, 1),

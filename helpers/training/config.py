@@ -170,7 +170,7 @@ class History:
         self.evaluations.append(scores)
         improved = new > max(earlier, default=-inf)
         if improved:
-            self.best_step = scores["step"]
+            self.best_step = int(scores["step"])
         return improved
 
     def patience_is_over(self, config: TrainingConfig) -> bool:
