@@ -12,6 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 endif
 
 LAB_OPTIONS ?=
+# Test files that run at once, with one thread each: on two cores that beats two threads in turn.
+WORKERS ?= 2
 INSTALLED := .venv/.installed
 RUN := $(BIN)/python
 
@@ -32,7 +34,8 @@ fetch: $(INSTALLED)
 	$(RUN) -m helpers fetch
 
 test-code: $(INSTALLED) fetch
-	$(RUN) -m pytest tests --ignore=tests/benchmarks -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests --ignore=tests/benchmarks -m "not slow" \
+		-n $(WORKERS) --dist loadscope
 
 # float32, so that a CPU with bf16 units computes what the stored outputs show.
 test-lessons: $(INSTALLED) fetch
