@@ -1,5 +1,7 @@
 """What a training takes, planned and measured: memory, time, cost, and which GPU it fits on."""
 
+from helpers.hardware import gpus, measure
+from helpers.hardware.plan_report import render
 from helpers.hardware.planner import (
     HEADS,
     MODELS,
@@ -10,7 +12,21 @@ from helpers.hardware.planner import (
     model_config,
     plan,
 )
+from helpers.hardware.task_plan import TaskPlan, TaskSettings, plan_task
 
 __all__ = [
-    "HEADS", "MODELS", "Plan", "StepSettings", "build_model", "flops", "model_config", "plan",
-]  # fmt: skip
+    "HEADS",
+    "MODELS",
+    "Plan",
+    "StepSettings",
+    "TaskPlan",
+    "TaskSettings",
+    "build_model",
+    "flops",
+    "gpus",
+    "measure",
+    "model_config",
+    "plan",
+    "plan_task",
+    "render",
+]

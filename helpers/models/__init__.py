@@ -17,11 +17,13 @@ from helpers.models.loading import (
     save_trained,
     tiny_gpt,
 )
+from helpers.models.lora import add_lora
 from helpers.models.quantization import quantize_linear, weight_bytes
 from helpers.models.tf_checkpoint import TensorBundle
 
 __all__ = [
     "TensorBundle",
+    "add_lora",
     "count_parameters",
     "default_model",
     "load_causal_lm",
