@@ -229,7 +229,7 @@ def plan(model: Any, settings: StepSettings | None = None, **changes: Any) -> Pl
     unknown or out of range.
     """
     config, settings = _resolve(model, settings, changes)
-    shape = config.to_json_string(use_diff=False)
+    shape = config.to_json_string()
     found = _record_of_batch(shape, settings)
     extra = config.num_hidden_layers - found.layers
     places = _deepen(found.step, extra, found.always)
@@ -257,7 +257,7 @@ def plan(model: Any, settings: StepSettings | None = None, **changes: Any) -> Pl
 def flops(model: Any, settings: StepSettings | None = None, **changes: Any) -> int:
     """``plan(...).flops`` without the memory: at once, for many batches and lengths."""
     config, settings = _resolve(model, settings, changes)
-    of_text = _flops_of_text(config.to_json_string(use_diff=False), settings)
+    of_text = _flops_of_text(config.to_json_string(), settings)
     return of_text[-1] * settings.batch_size
 
 
@@ -266,7 +266,7 @@ def build_model(model: Any, settings: StepSettings) -> nn.Module:
     weights, on the current default device (on "meta" it takes no memory)."""
     import transformers
 
-    config = _config(model_config(model).to_json_string(use_diff=False))
+    config = _config(model_config(model).to_json_string())
     config.num_labels = settings.labels
     attention_dropout = settings.attention_dropout
     if attention_dropout is None:
@@ -281,6 +281,8 @@ def build_model(model: Any, settings: StepSettings) -> nn.Module:
     built = getattr(transformers, _AUTO_CLASSES[head]).from_config(
         config, attn_implementation=settings.attention, dtype=_DTYPES[settings.weights]
     )
+    if head == "causal-lm":
+        built.loss_type = "ForCausalLM"  # transformers can't guess it for GPT-2
     if settings.checkpointing:
         _checkpoint(built)
     if settings.lora_rank is not None:
