@@ -210,7 +210,7 @@ def _baselines(project: _Project) -> str:
     if abs(recomputed - found["majority"]["accuracy"]) > 1e-6:
         raise CourseError(
             f"the majority class scores {recomputed:.4f} on data/test.csv, and metrics.json says "
-            f"{found['majority']['accuracy']:.4f}: those are not the same texts."
+            f"{found['majority']['accuracy']:.4f}: the two are not of the same texts."
         )
     return ", ".join(f"{name} {found[name]['accuracy']:.3f}" for name in sound)
 
