@@ -5,11 +5,11 @@ file's SHA-256. Both are written under a hidden name, flushed to the disk and re
 a process killed at any moment leaves the earlier checkpoints as they were.
 
 Why not ``Accelerator.save_state``? Tried with accelerate 1.15: killed while it wrote, it left half
-a folder that ``load_state()`` then took for the newest and failed on; with ``total_limit=2`` the
-older folder was deleted before the new one was written; a flipped bit in the weights, and a
-truncated file of random states, were loaded without a word; and with several processes it names
-the weights "module. ...", which one process cannot load. Manifest, hidden name and renaming would
-stay necessary, so it would save few of the lines here.
+a folder that ``load_state()`` then took for the newest and failed on; a flipped bit in the weights,
+and a truncated file of random states, were loaded without a word. By its code, ``total_limit=2``
+deletes the older folder before it writes the new one, and several processes save weights under
+names ("module. ...") that one process can't load. Manifest, hidden name and renaming would stay
+necessary, so it would save few of the lines here.
 """
 
 import hashlib
