@@ -34,7 +34,7 @@ def _settings(planned: TaskPlan) -> str:
     plan, settings = planned.plan, planned.plan.settings
     trained = "all of them trained"
     if settings.lora_rank is not None:
-        trained = f"{plan.trainable_count:,} trained (LoRA, rank {settings['lora_rank']})"
+        trained = f"{plan.trainable_count:,} trained (LoRA, rank {settings.lora_rank})"
     texts = f"{planned.batch_size} texts"
     if planned.passes > 1:
         texts += f", each {planned.passes} times under different dropout"

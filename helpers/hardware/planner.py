@@ -232,8 +232,9 @@ def plan(model: Any, settings: StepSettings | None = None, **changes: Any) -> Pl
     shape = config.to_json_string()
     found = _record_of_batch(shape, settings)
     extra = config.num_hidden_layers - found.layers
-    places = _deepen(found.step, extra, found.always)
-    inference = _deepen(found.inference, extra, found.always * (np.array(KINDS) == "parameters"))
+    places = _deepen(found.step, extra, found.always, found.cache)
+    weights = found.always * (np.array(KINDS) == "parameters")
+    inference = _deepen(found.inference, extra, weights, 0)
     counts = {key: found.sizes[key] + extra * found.layer[key] for key in found.sizes}
     forward, linear, total = _flops_of_text(shape, settings)
     return Plan(
@@ -317,12 +318,14 @@ def _checkpoint(model: nn.Module, **options: Any) -> None:
 @dataclass(frozen=True)
 class _Record:
     """Of a model with few ``layers``: the sizes of all of it and of one layer, the bytes of each of
-    KINDS that one more layer holds ``always``, and the memory of a step and of inference."""
+    KINDS that one more layer holds ``always``, the bytes of its keys and values that the model's
+    output holds until the backward pass is over, and the memory of a step and of inference."""
 
     layers: int
     sizes: dict[str, int]
     layer: dict[str, int]
     always: np.ndarray
+    cache: float
     step: StepMemory
     inference: StepMemory
 
@@ -352,6 +355,7 @@ def _record_of_batch(shape: str, settings: StepSettings) -> _Record:
 
     return replace(
         first,
+        cache=first.cache * texts / low,
         step=on_the_line(first.step, second.step),
         inference=on_the_line(first.inference, second.inference),
     )
@@ -376,9 +380,9 @@ def _record(shape: str, settings: StepSettings, texts: int) -> _Record:
             optimizer.step()
             optimizer.zero_grad()
 
-        def infer() -> None:
+        def infer() -> Any:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                model(**batch)
+                return model(**batch)
 
         for parameter in trained:  # the optimiser makes its state in its first step
             parameter.grad = torch.zeros_like(parameter)
@@ -386,6 +390,8 @@ def _record(shape: str, settings: StepSettings, texts: int) -> _Record:
         if settings.accumulation == 1:  # or else an earlier micro-batch left its gradients
             optimizer.zero_grad()
         taken = step_memory(step, model, optimizer, warm_up=0)
+        cached = getattr(infer(), "past_key_values", None)
+        cache = cached.layers[-1].keys.nbytes + cached.layers[-1].values.nbytes if cached else 0
         model.eval()
         blocks = blocks_of(model)
         layer = _sizes_of(blocks[-1])
@@ -400,6 +406,7 @@ def _record(shape: str, settings: StepSettings, texts: int) -> _Record:
             sizes=_sizes_of(model),
             layer=layer,
             always=np.array([always.get(kind, 0) for kind in KINDS]),
+            cache=cache,
             step=taken,
             inference=step_memory(infer, model, warm_up=0),
         )
@@ -452,12 +459,14 @@ def _sizes_of(module: nn.Module) -> dict[str, int]:
 _END_OF_FORWARD = "end of forward"
 
 
-def _deepen(memory: StepMemory, extra: int, always: np.ndarray) -> dict[str, np.ndarray]:
+def _deepen(
+    memory: StepMemory, extra: int, always: np.ndarray, cache: float
+) -> dict[str, np.ndarray]:
     """The worst moment of each place, (kinds,), for a model with ``extra`` more layers between the
-    second and the third. always: what each of them holds all the time.
+    second and the third. always, cache: as in ``_Record``.
 
-    Forwards, a layer finds what the one before has kept; backwards, it finds that used up and the
-    gradients of the layers behind it made.
+    Forwards, a layer finds what the one before has kept; backwards, it finds that used up, all but
+    the cache, and the gradients of the layers behind it made.
     """
     table = np.stack([memory.timeline[kind] for kind in KINDS], axis=1)  # (operations, kinds)
     number_of: dict[str, int] = {}
@@ -474,7 +483,8 @@ def _deepen(memory: StepMemory, extra: int, always: np.ndarray) -> dict[str, np.
     down = up * 0
     if "backward layer 2" in worst:
         down = worst["backward layer 2"] - worst["backward layer 3"]
-    kept = np.where(np.arange(len(KINDS)) == _GRADIENTS, 0, -down)
+    held = np.where(np.arange(len(KINDS)) == _ACTIVATIONS, cache, 0)
+    kept = np.where(np.arange(len(KINDS)) == _GRADIENTS, 0, -down) + held
     found, grown = {}, extra * always
     for place, now in worst.items():
         phase, _, number = place.partition(" layer ")
@@ -484,6 +494,8 @@ def _deepen(memory: StepMemory, extra: int, always: np.ndarray) -> dict[str, np.
             grown = grown + extra * up
         elif place == "backward head":
             grown = extra * (always + kept)
+        elif place == "update":  # the output is gone, and the cache with it
+            grown = grown - extra * held
         elif place == "backward layer 2":
             for more in range(1, extra + 1):
                 at = f"backward layer {3 + extra - more}"
