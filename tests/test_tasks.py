@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -203,6 +203,14 @@ def test_judging_that_fails_costs_no_trained_model(table, tmp_path):
     assert tasks.evaluate(tmp_path / "run", tasks.get(table, **COLUMNS))["test"]["accuracy"] >= 0
     with pytest.raises(CourseError, match="nothing of it is overwritten"):
         tasks.train(tasks.get(table, **COLUMNS), chosen)
+    # Resumed, it is judged as it is: another training would have more steps.
+    again = replace(chosen, resume=True, max_steps=3)
+    metrics = tasks.train(tasks.get(table, **COLUMNS), again)
+    assert len(metrics["losses"]) == 2 and 0 <= metrics["test"]["accuracy"] <= 1
+    assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert not (tmp_path / "run" / "trained.json").exists()
+    with pytest.raises(CourseError, match="holds a run of"):
+        tasks.train(tasks.get("news"), again)
 
 
 def test_a_text_that_cannot_be_encoded_fails_before_the_training(table, tmp_path, monkeypatch):

@@ -37,6 +37,9 @@ def score(labels: Classes, predicted: Classes, metric: str = "accuracy") -> floa
     return float(_scores(counts[None], cells[0], cells[1], metric)[0])
 
 
+_DRAWS_AT_ONCE = 2**24  # 128 MB of counts
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray],
     units: int | np.ndarray,
@@ -61,11 +64,16 @@ def bootstrap(
         raise InvalidValue(f"resamples is {resamples}; it must be at least 1, usually 2,000.")
     random = np.random.default_rng(seed)
     if isinstance(units, int):
-        one_by_one = (random.integers(units, size=units) for _ in range(resamples))
-        drawn = np.stack([np.bincount(rows, minlength=units) for rows in one_by_one])
-    else:
-        drawn = random.multinomial(units.sum(), units / units.sum(), size=resamples)
-    return statistic(drawn)
+        found = []
+        at_once = max(1, _DRAWS_AT_ONCE // units)
+        for done in range(0, resamples, at_once):
+            rows = (
+                random.integers(units, size=units)
+                for _ in range(done, min(done + at_once, resamples))
+            )
+            found.append(statistic(np.stack([np.bincount(row, minlength=units) for row in rows])))
+        return np.concatenate(found)
+    return statistic(random.multinomial(units.sum(), units / units.sum(), size=resamples))
 
 
 def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -124,7 +124,7 @@ def plan_task(task: str | Task, settings: TaskSettings | None = None, **changes:
         steps=steps,
         mean_width=float(np.average(widths, weights=counts)),
         flops=flops,
-        device=runtime.detect().device,
+        device=runtime.detect(profile="quick").device,
         utilisation=settings.utilisation,
         cards=tuple(_on_card(card, largest, settings, passes, flops, steps) for card in cards),
         rate=rate,

@@ -6,7 +6,6 @@ A project is a folder as ``train`` leaves it (``model/``, ``metrics.json``), wit
 and verified; whatever is missing, unreadable or inconsistent with the rest gets none.
 """
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from helpers import batches, corpora, evaluation
-from helpers.corpora.tables import Table
+from helpers.corpora.tables import Table, csv_line
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.evaluation import metrics
 from helpers.shipping import drift, hub, model_card
@@ -104,13 +103,10 @@ def save_splits(folder: str | Path, data: Mapping[str, Any], names: Sequence[str
     target = Path(folder) / "data"
     target.mkdir(parents=True, exist_ok=True)
     for split, rows in data.items():
-        with (target / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("text", "label"))
-            writer.writerows(
-                (text, names[label])
-                for text, label in zip(rows["text"], rows["label"], strict=True)
-            )
+        with (target / f"{split}.csv").open("wb") as file:
+            file.write(csv_line(("text", "label")))
+            for text, label in zip(rows["text"], rows["label"], strict=True):
+                file.write(csv_line((text, names[label])))
 
 
 class _Project:

@@ -225,6 +225,6 @@ def _gradio() -> Any:
         import gradio
     except ImportError:
         raise CourseError(
-            'the page needs Gradio. Install it: python -m pip install "gradio>=5"'
+            'the page needs Gradio. Install it: python -m pip install "gradio>=6"'
         ) from None
     return gradio

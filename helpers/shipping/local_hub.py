@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, folder: Path | None, name: str) -> None:
         if folder is None:
             self._refuse(404, "RepoNotFound")
-        elif not (folder / name).is_file():
+        elif not (folder / name).is_file() or not _is_inside(folder / name, folder):
             self._refuse(404, "EntryNotFound")
         else:
             content = (folder / name).read_bytes()
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "RepoNotFound")
             return
         if verb == "tree":
-            top = folder / inner if inner else folder
+            top = folder / inner if inner and _is_inside(folder / inner, folder) else folder
             answer: Any = [
                 {
                     "type": "directory" if path.is_dir() else "file",
@@ -231,3 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         return
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())

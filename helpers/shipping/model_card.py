@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.assets import catalog
+from helpers.corpora.tables import is_table
 from helpers.errors import CourseError, InvalidValue, unknown_name
 from helpers.files import write_text
 
@@ -240,7 +241,7 @@ def _data(metrics: Mapping[str, Any], data: str | None) -> str:
         lines += [f"{asset.title}. Licence: {asset.licence}. Source: {asset.citation}."]
     if "examples" in metrics:
         lines.append(f"{metrics['examples']:,} training examples.")
-    if asset is not None or metrics["task"].lower().endswith((".csv", ".tsv")):
+    if asset is not None or is_table(Path(metrics["task"])):
         lines.append("Duplicates were removed before the split into train, validation and test.")
     return "\n\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Any task from its name to its numbers: ``get`` it, ``train`` it, ``evaluate`` what was saved."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from helpers.tasks import classification, extraction
 from helpers.tasks.task import Task
 
 TASKS = classification.TASKS | extraction.TASKS
+METRICS = "metrics.json"
+TRAINED = "trained.json"  # the same without scores, from saving the model until it is judged
 
 
 def get(
@@ -127,9 +130,16 @@ def train(
     run already, a file of your own can't be used, training failed).
     """
     config = settings.training_config(task)
-    if finished := _finished_run(settings):
+    finished = _finished_run(settings, task)
+    if finished and os.environ.get("RANK", "0") != "0":
+        return None
+    if finished and "test" in finished:
         report(f"{settings.out} holds a finished run; nothing is left to resume.")
         return finished
+    if finished:
+        report(f"{settings.out} holds a trained model that was not judged yet; judging it")
+        judged = evaluate(settings.out, task)
+        return _save_metrics(settings.out, judged | finished)
     detected = runtime.detect(seed=settings.seed)
     name = settings.model or models.default_model(detected.profile)
 
@@ -157,8 +167,7 @@ def train(
     if adapter:
         model = lora.merge(model)
     models.save_trained(model, tokenizer, settings.out / "model")
-    report("judging on the test set, and fitting the baselines on the same training set")
-    metrics = {
+    trained = {
         "task": task.name,
         "model": name,
         "seed": settings.seed,
@@ -170,13 +179,19 @@ def train(
         "max_length": tokenizer.model_max_length,
         "truncated": {split: rows.truncated for split, rows in encoded.items()},
         **origin,
-        **task.judge(model, encoded, data),
         "train_seconds": history.seconds,
         "examples_per_second": history.examples_per_second,
         "losses": history.losses,
         "evaluations": history.evaluations,
     }
-    write_text(settings.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(settings.out / TRAINED, json.dumps(trained, indent=2) + "\n")
+    report("judging on the test set, and fitting the baselines on the same training set")
+    return _save_metrics(settings.out, trained | task.judge(model, encoded, data))
+
+
+def _save_metrics(out: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    write_text(out / METRICS, json.dumps(metrics, indent=2) + "\n")
+    (out / TRAINED).unlink(missing_ok=True)
     return metrics
 
 
@@ -218,15 +233,22 @@ def _add_adapter(model: Any, settings: RunSettings) -> tuple[Any, dict[str, Any]
     return model, (lora.settings(model) or {}) | {"trainable_parameters": count}
 
 
-def _finished_run(settings: RunSettings) -> dict[str, Any]:
-    """The metrics of a finished run that is to be resumed, else nothing. Raises InvalidValue if
-    ``out`` is a file, CourseError if it holds a run that isn't to be resumed."""
+def _finished_run(settings: RunSettings, task: Task) -> dict[str, Any]:
+    """What is recorded of a finished training that is to be resumed, else nothing. Raises
+    InvalidValue if ``out`` is a file, CourseError if it holds a run that isn't to be resumed, or
+    one of another task."""
     out = settings.out
     if out.exists() and not out.is_dir():
         raise InvalidValue(f"--out {out} is a file; name a folder that is new or empty.")
     if settings.resume:
-        return recorded_run(out)
-    if any((out / part).exists() for part in ("metrics.json", "model", "checkpoints")):
+        record = recorded_run(out)
+        if record and record["task"] != task.name:
+            raise CourseError(
+                f"{out} holds a run of {record['task']}, not of {task.name}. Name another folder "
+                f"with --out."
+            )
+        return record
+    if any((out / part).exists() for part in (METRICS, TRAINED, "model", "checkpoints")):
         raise CourseError(
             f"{out} already holds a run, and nothing of it is overwritten. Continue it with "
             f"--resume, name another folder with --out, or remove this one first."
@@ -235,9 +257,12 @@ def _finished_run(settings: RunSettings) -> dict[str, Any]:
 
 
 def recorded_run(folder: Path) -> dict[str, Any]:
-    """What the metrics.json of a run's folder says; nothing without one."""
-    path = folder / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What a run's folder says of it: its metrics.json, or trained.json until it is judged; nothing
+    without either."""
+    for path in (folder / METRICS, folder / TRAINED):
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return {}
 
 
 def load_run(folder: Path) -> tuple[Any, Any]:

@@ -7,6 +7,8 @@ from math import ceil, cos, inf, isfinite, isnan, pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from helpers.errors import InvalidValue
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -98,6 +100,9 @@ class TrainingConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # from np.geomspace, say; checkpoints hold plain ones
+                object.__setattr__(self, name, value.item())
         for names, allowed, is_fine in _ALLOWED:
             for name in names.split():
                 value = getattr(self, name)

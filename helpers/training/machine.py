@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from helpers import runtime
+from helpers.errors import CourseError, InvalidValue
 from helpers.training.config import TrainingConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,14 +32,30 @@ class Machine:
         one notebook trains in several. PyTorch's autocast, scaler and DDP are a few lines, and a
         reader sees what they do.
         """
-        found = runtime.detect(device=config.device, precision=config.precision, seed=config.seed)
-        started = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if not (distributed.is_initialized() or started):
+        use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
+        found = runtime.detect(
+            device="cpu" if use_cpu else config.device,
+            precision=config.precision,
+            seed=config.seed,
+        )
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        connected = distributed.is_available() and distributed.is_initialized()
+        if started == 1 and not connected:
             return cls(torch.device(found.device), found.precision)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if found.device == "cuda" and here > torch.cuda.device_count():
+            raise InvalidValue(
+                f"{here} processes were started for {torch.cuda.device_count()} GPU(s); start one "
+                f"per GPU, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
+            )
         from accelerate import PartialState  # knows the launchers, backends and devices
 
-        use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
-        state = PartialState(cpu=use_cpu or found.device == "cpu")
+        state = PartialState(cpu=found.device != "cuda")  # torch connects no processes on MPS
+        if state.num_processes < started:
+            raise CourseError(
+                f"{started} processes were started, but this one knows of {state.num_processes}. "
+                f"Start them with torchrun, and look for an error above."
+            )
         return cls(state.device, found.precision, state.process_index, state.num_processes)
 
     @property

@@ -90,10 +90,12 @@ def generator_for(seed: int, number: int, purpose: int) -> torch.Generator:
 
 
 def move(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The batch on ``device``."""
+    """The batch on ``device``. Only CUDA copies while Python goes on: on MPS such a copy may read
+    memory that has been given back by then."""
     if device.type == "cpu":
         return batch
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    later = device.type == "cuda"
+    return {name: tensor.to(device, non_blocking=later) for name, tensor in batch.items()}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
