@@ -151,7 +151,7 @@ def test_a_task_s_run_is_the_sum_of_its_batches():
 
 def test_consistency_passes_each_text_twice():
     planned = plan_task("reviews", card="t4", examples=32, batch_size=8)
-    assert planned.passes == 2 and planned.plan.batch_size == 16
+    assert planned.passes == 2 and planned.plan.settings.batch_size == 16
 
 
 @pytest.mark.parametrize("task", ["messages", "entities", "relations", "questions"])
