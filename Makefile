@@ -35,7 +35,7 @@ fetch: $(INSTALLED)
 
 test-code: $(INSTALLED) fetch
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests --ignore=tests/benchmarks -m "not slow" \
-		-n $(WORKERS) --dist worksteal
+		-n $(WORKERS) --dist loadscope
 
 # float32, so that a CPU with bf16 units computes what the stored outputs show.
 test-lessons: $(INSTALLED) fetch
