@@ -17,30 +17,8 @@ from tqdm.auto import tqdm
 
 from helpers.batches import Batches, sorted_batches
 from helpers.errors import InvalidValue
-from helpers.evaluation.metrics import (
-    bootstrap_interval,
-    check_pair,
-    mcnemar,
-    paired_bootstrap,
-    score,
-)
+from helpers.evaluation.metrics import bootstrap_interval, check_pair
 from helpers.training.steps import move
-
-__all__ = [
-    "Predictions",
-    "Report",
-    "bootstrap_interval",
-    "classification_report",
-    "forward",
-    "majority_baseline",
-    "mcnemar",
-    "paired_bootstrap",
-    "predict",
-    "score",
-    "tfidf_baseline",
-    "tfidf_pipeline",
-]
-
 
 TARGETS = ("labels", "start_positions", "end_positions")  # in a batch, not for the forward pass
 

@@ -14,9 +14,9 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import ceil
 from typing import Any
 
@@ -162,7 +162,6 @@ class Plan:
     forward_flops, flops: of the forward passes, and of the step: backward, and what checkpointing
         computes again, included. Matrix products alone are counted (PaLM, Chowdhery et al. 2022,
         appendix B): looking up embeddings, softmax, norms and the optimiser are not.
-    matrix_parameters: the weights that every token is multiplied with.
     """
 
     model: str
@@ -175,9 +174,27 @@ class Plan:
     activations: int
     moments: tuple[Moment, ...]
     inference_peak: int
-    forward_flops: int
-    flops: int
-    matrix_parameters: int
+    _shape: str = field(repr=False)
+
+    # Counted when somebody asks: what fits on a card, and how large a batch, need memory alone.
+    @cached_property
+    def _of_text(self) -> list[int]:
+        return _flops_of_text(self._shape, self.settings)
+
+    @property
+    def forward_flops(self) -> int:
+        """Of the forward passes of a step."""
+        return self._of_text[0] * self.settings.batch_size
+
+    @property
+    def flops(self) -> int:
+        """Of a whole step."""
+        return self._of_text[-1] * self.settings.batch_size
+
+    @property
+    def matrix_parameters(self) -> int:
+        """The weights that every token is multiplied with."""
+        return self._of_text[1] // (2 * self.settings.sequence_length)
 
     @property
     def _worst(self) -> Moment:
@@ -236,7 +253,6 @@ def plan(model: Any, settings: StepSettings | None = None, **changes: Any) -> Pl
     weights = found.always * (np.array(KINDS) == "parameters")
     inference = _deepen(found.inference, extra, weights, 0)
     counts = {key: found.sizes[key] + extra * found.layer[key] for key in found.sizes}
-    forward, linear, total = _flops_of_text(shape, settings)
     return Plan(
         model=config.model_type if config is model else str(model),
         settings=settings,
@@ -249,9 +265,7 @@ def plan(model: Any, settings: StepSettings | None = None, **changes: Any) -> Pl
             if where != _END_OF_FORWARD
         ),
         inference_peak=int(max(bytes_.sum() for bytes_ in inference.values())),
-        forward_flops=forward * settings.batch_size,
-        flops=total * settings.batch_size,
-        matrix_parameters=linear // (2 * settings.sequence_length),
+        _shape=shape,
     )
 
 
@@ -371,18 +385,21 @@ def _record(shape: str, settings: StepSettings, texts: int) -> _Record:
             "sgd": lambda: torch.optim.SGD(trained),
         }[settings.optimizer]()
         batch, mixed = _batch(settings, texts), settings.precision != settings.weights
+        cache = 0
 
         def step() -> None:
+            nonlocal cache
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 output = model(**batch)
+            cache = _cache_bytes(output)
             output.loss.backward()
             del output
             optimizer.step()
             optimizer.zero_grad()
 
-        def infer() -> Any:
+        def infer() -> None:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                return model(**batch)
+                model(**batch)
 
         for parameter in trained:  # the optimiser makes its state in its first step
             parameter.grad = torch.zeros_like(parameter)
@@ -390,8 +407,6 @@ def _record(shape: str, settings: StepSettings, texts: int) -> _Record:
         if settings.accumulation == 1:  # or else an earlier micro-batch left its gradients
             optimizer.zero_grad()
         taken = step_memory(step, model, optimizer, warm_up=0)
-        cached = getattr(infer(), "past_key_values", None)
-        cache = cached.layers[-1].keys.nbytes + cached.layers[-1].values.nbytes if cached else 0
         model.eval()
         blocks = blocks_of(model)
         layer = _sizes_of(blocks[-1])
@@ -410,6 +425,14 @@ def _record(shape: str, settings: StepSettings, texts: int) -> _Record:
             step=taken,
             inference=step_memory(infer, model, warm_up=0),
         )
+
+
+def _cache_bytes(output: Any) -> int:
+    """Of the keys and values of one layer that a model's output holds."""
+    if not getattr(output, "past_key_values", None):
+        return 0
+    layer = output.past_key_values.layers[-1]
+    return layer.keys.nbytes + layer.values.nbytes
 
 
 @contextmanager
