@@ -5,9 +5,9 @@ import time
 import pytest
 import tiny
 import torch
+from allocator import allocated
 from tiny import one_thread  # noqa: F401
 from torch import nn
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from helpers.batches import take_rows
 from helpers.errors import InvalidValue
@@ -54,28 +54,30 @@ def test_bytes_counted_by_hand():
     worst = found.at_peak()
     assert worst["temporary"] == 2 * 8 * 20 * FLOAT and worst["gradients"] == 20 * 5 * FLOAT
     # The update: weights, gradients and state; all activations are gone.
-    assert found.total[-2] == 4 * weights + 2 * FLOAT
+    update = [place == "update" for place in found.places]
+    assert found.total[update].max() == 4 * weights + 2 * FLOAT
     assert found.peak == found.total.max() == sum(found.at_peak().values())
     assert {len(values) for values in found.timeline.values()} == {len(found.total)}
     assert tuple(found.timeline) == KINDS
 
 
-@pytest.mark.parametrize("warm_up", [0, 1])
-def test_the_peak_is_that_of_torchs_tracker(warm_up):
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_peak_is_that_of_torchs_allocator(checkpointing):
     batch = tiny.encoded(8).batch(range(8))
-    model = tiny.classifier().train()
-    optimizer = adamw(model)
-    found = step_memory(plain_step(model, optimizer, batch), model, optimizer, warm_up=warm_up)
-    other = tiny.classifier().train()
-    again = adamw(other)
-    step = plain_step(other, again, batch)
-    for _ in range(warm_up):
-        step()
-    tracker = MemTracker()
-    tracker.track_external(other, again)
-    with pytest.warns(UserWarning, match="Module is None"), tracker:
-        step()
-    assert found.peak == tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+    def made():
+        model = tiny.classifier().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        optimizer = adamw(model)
+        return plain_step(model, optimizer, batch), model, optimizer
+
+    ours, theirs = made(), made()
+    # Each checkpointed layer keeps the state of the random numbers, which no operation makes.
+    states = 2 * torch.get_rng_state().nbytes if checkpointing else 0
+    for _ in range(2):  # AdamW makes its state in the first step
+        assert step_memory(*ours, warm_up=0).peak + states == allocated(*theirs)
 
 
 def test_the_first_step_has_no_optimizer_state_yet():
@@ -143,13 +145,6 @@ def test_what_cannot_be_measured_is_refused():
     model = nn.Linear(2, 2)
     with pytest.raises(InvalidValue, match="never called the model"):
         step_memory(lambda: torch.ones(2), model)
-    with pytest.raises(InvalidValue, match="warm_up is -1"):
-        step_memory(lambda: model(torch.ones(2)), model, warm_up=-1)
-    with pytest.raises(InvalidValue, match="no device"):
-        step_memory(lambda: None, nn.Tanh())
-    spread = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
-    with pytest.raises(InvalidValue, match="cpu, meta"):
-        step_memory(lambda: None, spread)
 
 
 def test_a_failing_step_leaves_no_hook_behind():
@@ -206,7 +201,6 @@ def test_the_ratio_is_the_median_over_rounds():
     """The machine was five times slower in the second round: the ratio does not see it."""
     found = Timings({"a": [1.0, 5.0, 1.0], "b": [2.0, 10.0, 3.0]}, {"a": 9.0, "b": 9.0})
     assert found.ratio("b", to="a") == 2 and found.ratio("a", to="b") == 0.5
-    assert found.ratio_range("b", to="a") == (2, 3)
     assert found.median("b") == 3
 
 

@@ -2,16 +2,8 @@
 
 from helpers.hardware import gpus, measure
 from helpers.hardware.plan_report import render
-from helpers.hardware.planner import (
-    HEADS,
-    MODELS,
-    Plan,
-    StepSettings,
-    build_model,
-    flops,
-    model_config,
-    plan,
-)
+from helpers.hardware.planner import Plan, StepSettings, build_model, flops, plan
+from helpers.hardware.published import HEADS, MODELS, model_config
 from helpers.hardware.task_plan import TaskPlan, TaskSettings, plan_task
 
 __all__ = [

@@ -5,15 +5,14 @@ A card's figures are its maker's, for dense matrices (data sheets also print twi
 was measured: the utilisation. Prices are not known here; give yours.
 """
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite
-from statistics import median
 from typing import Any
 
 from helpers.errors import InvalidValue, unknown_name
 from helpers.hardware import planner
+from helpers.hardware.measure import time_in_turns
 from helpers.runtime import choose_precision
 
 GB = 10**9
@@ -82,23 +81,19 @@ CARDS: dict[str, Card] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a plan runs on a card. needed, spare: bytes, spare below 0 where it does not fit.
-    reason: in words."""
+    """Whether a plan runs on a card. spare: bytes, below 0 where it does not fit. reason: in
+    words."""
 
     card: Card
     fits: bool
-    needed: int
     spare: int
     reason: str
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """steps, flops: of the whole run. seconds: at the rate that was given. cost: in the price's
-    currency; None without a price."""
+    """seconds: of the whole run. cost: in the price's currency; None without a price."""
 
-    steps: int
-    flops: int
     seconds: float
     cost: float | None
 
@@ -110,34 +105,22 @@ def get_card(name: str) -> Card:
     return CARDS[name]
 
 
-def which_fits(
-    plan: planner.Plan, *, cards: Iterable[Card] | None = None, reserve: int = RESERVE
-) -> tuple[Fit, ...]:
-    """For each card (None: all of CARDS): does a training step of ``plan`` fit beside ``reserve``
-    bytes for what isn't a tensor? A card without units for the plan's precision doesn't fit."""
-    if reserve < 0:
-        raise InvalidValue(f"reserve is {reserve}; it must be at least 0 bytes.")
+def which_fits(plan: planner.Plan, cards: Iterable[Card] | None = None) -> tuple[Fit, ...]:
+    """For each card (None: all of CARDS): does a training step of ``plan`` fit beside RESERVE? A
+    card without units for the plan's precision doesn't fit."""
     found = []
     for card in CARDS.values() if cards is None else cards:
-        spare = card.memory - plan.peak - reserve
-        if plan.settings.precision not in card.flops:
+        spare = card.memory - plan.peak - RESERVE
+        has_units = plan.settings.precision in card.flops
+        reason = f"{abs(spare) / GB:.1f} GB {'short' if spare < 0 else 'to spare'}"
+        if not has_units:
             reason = f"no {plan.settings.precision} units"
-        elif spare < 0:
-            reason = f"{-spare / GB:.1f} GB short"
-        else:
-            reason = f"{spare / GB:.1f} GB to spare"
-        fits = spare >= 0 and plan.settings.precision in card.flops
-        found.append(Fit(card, fits, plan.peak + reserve, spare, reason))
+        found.append(Fit(card, spare >= 0 and has_units, spare, reason))
     return tuple(found)
 
 
 def largest_batch(
-    model: Any,
-    card: Card,
-    settings: planner.StepSettings | None = None,
-    *,
-    reserve: int = RESERVE,
-    **changes: Any,
+    model: Any, card: Card, settings: planner.StepSettings | None = None, **changes: Any
 ) -> int:
     """The most texts that a step on ``card`` can take at once; 0 if not even one fits.
 
@@ -147,7 +130,7 @@ def largest_batch(
 
     def fits(size: int) -> bool:
         plan = planner.plan(model, settings, **changes, batch_size=size)
-        return which_fits(plan, cards=[card], reserve=reserve)[0].fits
+        return which_fits(plan, [card])[0].fits
 
     fitting, too_many = 0, 4
     while fits(too_many):
@@ -161,31 +144,10 @@ def largest_batch(
     return fitting
 
 
-def step_seconds(flops: int, flops_per_second: float, *, utilisation: float) -> float:
-    """Seconds for ``flops`` at a share ``utilisation`` (above 0, at most 1) of the peak
-    ``flops_per_second``. Training of large models in large batches reaches 0.3 to 0.5 of a card; a
-    small model, which the card finishes before the next call reaches it, much less. An assumption
-    until it is measured."""
-    if not 0 < utilisation <= 1:
-        raise InvalidValue(f"utilisation is {utilisation}; it must be above 0, at most 1.")
-    return flops / (_positive("flops_per_second", flops_per_second) * utilisation)
-
-
-def flops_per_second(
-    step: Callable[[], Any], flops: int, *, warm_up: int = 1, repeats: int = 3
-) -> float:
-    """The FLOP/s that this machine reaches with ``step()``, which does ``flops``: the median of
-    ``repeats`` calls after ``warm_up`` others. On a GPU, ``step`` must wait until it is done."""
-    if warm_up < 0 or repeats < 1:
-        raise InvalidValue(f"warm_up is {warm_up} and repeats {repeats}; at least 0 and 1.")
-    _positive("flops", flops)
-    seconds = []
-    for number in range(warm_up + repeats):
-        started = time.perf_counter()
-        step()
-        if number >= warm_up:
-            seconds.append(time.perf_counter() - started)
-    return flops / median(seconds)
+def flops_per_second(step: Callable[[], Any], flops: int, *, repeats: int = 3) -> float:
+    """The FLOP/s that this machine reaches with ``step()``, which does ``flops``: by the median of
+    ``repeats`` calls after a first one."""
+    return flops / time_in_turns({"step": step}, repeats=repeats).median("step")
 
 
 def planned_run(
@@ -199,21 +161,16 @@ def planned_run(
     """A whole run of ``flops`` in ``steps`` steps.
 
     rate: FLOP/s that are really reached, measured by ``flops_per_second`` or a card's peak times
-    a utilisation. price_per_hour: yours, in any currency. seconds_per_step: what every step takes
-    beside its products.
+    a share of it: training of large models in large batches reaches 0.3 to 0.5 of a card; a small
+    model, which the card finishes before the next call reaches it, much less. price_per_hour:
+    yours, in any currency. seconds_per_step: what every step takes beside its products.
+    Raises InvalidValue unless the rate is above 0 and the price at least 0.
     """
-    _positive("flops", flops)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InvalidValue(f"steps is {steps!r}; it must be a whole number, at least 1.")
-    seconds = flops / _positive("rate", rate) + steps * seconds_per_step
+    if not (isfinite(rate) and rate > 0):
+        raise InvalidValue(f"rate is {rate}; it must be above 0.")
+    seconds = flops / rate + steps * seconds_per_step
     if price_per_hour is None:
-        return PlannedRun(steps, flops, seconds, None)
+        return PlannedRun(seconds, None)
     if not (isfinite(price_per_hour) and price_per_hour >= 0):
         raise InvalidValue(f"price_per_hour is {price_per_hour}; it must be at least 0.")
-    return PlannedRun(steps, flops, seconds, seconds / 3600 * price_per_hour)
-
-
-def _positive(name: str, value: float) -> float:
-    if not (isfinite(value) and value > 0):
-        raise InvalidValue(f"{name} is {value}; it must be above 0.")
-    return value
+    return PlannedRun(seconds, seconds / 3600 * price_per_hour)

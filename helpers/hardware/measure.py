@@ -1,39 +1,35 @@
 """What a training step takes, measured: memory by kind, and time beside other ways to do it.
 
-Memory comes from torch's own tracker, which follows every tensor from its making to its end and
-knows what it is for. Time is reported as a ratio within one run: the same machine is several times
-faster in one minute than in the next, but ways that take turns share those minutes.
+Memory is followed tensor by tensor, from its making to its end. torch has a tracker for that too
+(``torch.distributed._tools.mem_tracker``), and the tests hold ours against it; but importing it
+takes longer than planning a model, and it refuses frozen weights and sparse gradients. Time is
+reported as a ratio within one run: the same machine is several times faster in one minute than in
+the next, but ways that take turns share those minutes.
 """
 
 import time
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from torch import nn
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from helpers.errors import InvalidValue, unknown_name
 from helpers.models import count_parameters
 
-# The course's names, in the order of a figure, and the tracker's.
-_TRACKED = {
-    "parameters": ("Parameter", "Buffer"),
-    "optimizer": ("Optstate",),
-    "gradients": ("Gradient",),
-    "activations": ("Activation",),
-    "temporary": ("Temp", "Other"),
-}
-KINDS = tuple(_TRACKED)
+KINDS = ("parameters", "optimizer", "gradients", "activations", "temporary")
+_PLAIN = (Tensor, nn.Parameter, FakeTensor)
 
 
 @dataclass(frozen=True)
@@ -86,32 +82,24 @@ def step_memory(
         is another one; 0 shows it.
     The tensors may be fake ones (``torch._subclasses.FakeTensorMode``), which have sizes but no
     data; that is how ``planner`` measures a model that does not fit in memory.
-    Source: ``torch.distributed._tools.mem_tracker``. Raises InvalidValue if ``step`` leaves the
-    model untouched, or the model is spread over several devices.
+    Raises InvalidValue if ``step`` leaves the model untouched.
     """
-    if warm_up < 0:
-        raise InvalidValue(f"warm_up is {warm_up}; it must be at least 0.")
-    devices = {parameter.device for parameter in model.parameters()}
-    if len(devices) != 1:
-        where = ", ".join(sorted(map(str, devices))) or "no device"
-        raise InvalidValue(f"the model is on {where}; put it on one device first.")
     for _ in range(warm_up):
         step()
-    (device,) = devices
-    recorder = _Recorder(device)
-    recorder.track_external(model, *([optimizer] if optimizer else []))
+    recorder = _Recorder(model, optimizer)
     handles = recorder.follow(model)
+    resize = mock.patch.object(torch.UntypedStorage, "resize_", recorder.resizing())
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Module is None")
-            with recorder:
-                step()
+        with resize, recorder:
+            step()
+        recorder.write_down()  # how the step ends, which no operation may show
     finally:
         for handle in handles:
             handle.remove()
     if not recorder.called:
         raise InvalidValue("step() never called the model; give the model that it trains.")
-    return StepMemory(recorder.timeline(), tuple(recorder.places))
+    columns = np.array(recorder.snapshots, dtype=np.int64).T
+    return StepMemory(dict(zip(KINDS, columns, strict=True)), tuple(recorder.places))
 
 
 def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
@@ -120,37 +108,89 @@ def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
     return max(lists, key=count_parameters, default=())
 
 
-class _Recorder(MemTracker):
-    """torch's tracker, with a record of every operation instead of the peak alone.
+@dataclass
+class _Block:
+    """A piece of memory: its bytes, what it is for, and a reference that notices its end."""
 
-    The methods that start with _track and _update are the tracker's own; they are replaced where it
-    refuses a model of the course: frozen weights, and sparse gradients.
-    """
+    size: int
+    kind: str
+    end: weakref.ref
 
-    def __init__(self, device: torch.device) -> None:
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation, and keeps an account of the memory behind what it returns."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         super().__init__()
-        self.device, self.place, self.called = device, "before the model", False
-        self.snapshots: list[dict[str, int]] = []
+        self.place, self.called, self.in_layer = "before the model", False, False
+        self.in_use = dict.fromkeys(KINDS, 0)
+        self.blocks: dict[int, _Block] = {}  # by the id of the storage, while that lives
+        self.snapshots: list[tuple[int, ...]] = []
         self.places: list[str] = []
+        state = optimizer.state.values() if optimizer else ()
+        self.count(tree_leaves([dict(values) for values in state]), "optimizer")
+        self.count([p.grad for p in model.parameters()], "gradients")
+        self.count([*model.parameters(), *model.buffers()], "parameters")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        found = self.get_tracker_snapshot()[self.device]
-        self.snapshots.append({getattr(kind, "value", kind): found[kind] for kind in found})
-        self.places.append(self.place)
+        if any(kind not in _PLAIN for kind in types):
+            return NotImplemented  # a sharded tensor: it comes again as its parts
+        result = func(*args, **kwargs or {})
+        if not _is_view(func):
+            self.count(tree_leaves(result))
+        self.write_down()
         return result
 
-    def timeline(self) -> dict[str, np.ndarray]:
-        return {
-            kind: np.sum([[s[name] for s in self.snapshots] for name in names], axis=0)
-            for kind, names in _TRACKED.items()
-        }
+    def write_down(self) -> None:
+        self.snapshots.append(tuple(self.in_use.values()))
+        self.places.append(self.place)
 
-    def follow(self, model: nn.Module) -> list[RemovableHandle]:
-        """Keep ``place`` up to date, by hooks on the model's blocks and on their outputs, whose
-        gradients arrive just before a block's own backward pass."""
-        blocks = blocks_of(model)
-        before, after = ("embeddings", "head") if blocks else ("model", "model")
+    def count(self, values: Iterable[Any], kind: str | None = None) -> None:
+        """Enter the memory of new tensors; kind: what it is for, of known ones too."""
+        for storage in _storages(values):
+            key = id(storage)
+            if key not in self.blocks:
+                end = weakref.ref(storage, lambda _, key=key: self.forget(key))
+                self.blocks[key] = _Block(0, kind or self.kind(), end)
+                self.resize(key, storage.nbytes())
+            elif kind:
+                block = self.blocks[key]
+                self.in_use[block.kind] -= block.size
+                self.in_use[kind] += block.size
+                block.kind = kind
+
+    def kind(self) -> str:
+        """What a tensor made now is for."""
+        if self.place == "update":
+            return "optimizer"
+        again = self.in_layer  # checkpointing runs a layer's forward pass once more
+        return "temporary" if self.place.startswith("backward") and not again else "activations"
+
+    def resize(self, key: int, size: int) -> None:
+        if block := self.blocks.get(key):
+            self.in_use[block.kind] += size - block.size
+            block.size = size
+
+    def forget(self, key: int) -> None:
+        self.resize(key, 0)
+        del self.blocks[key]
+
+    def resizing(self) -> Callable[[torch.UntypedStorage, int], Any]:
+        """A storage's own ``resize_`` with an entry in the account: sharded training lets go of
+        gathered weights by it."""
+        original = torch.UntypedStorage.resize_
+
+        def resize_(storage: torch.UntypedStorage, size: int) -> Any:
+            self.resize(id(storage), size)
+            return original(storage, size)
+
+        return resize_
+
+    def follow(self, model: nn.Module) -> list[Any]:
+        """Keep ``place`` up to date, by hooks on the model's layers and on their outputs, whose
+        gradients arrive just before a layer's own backward pass."""
+        layers = blocks_of(model)
+        before, after = ("embeddings", "head") if layers else ("model", "model")
 
         def go(place: str, *_: Any) -> None:
             self.place = place
@@ -162,62 +202,59 @@ class _Recorder(MemTracker):
 
         def before_any(module: nn.Module, inputs: Any) -> None:
             if module is model:
-                self.reset_mod_stats()  # it takes one pass of the outermost module for all there is
                 self.called, self.place = True, f"forward {before}"
 
-        def before_block(number: int, block: nn.Module, inputs: Any) -> None:
+        def before_layer(number: int, layer: nn.Module, inputs: Any) -> None:
+            self.in_layer = True
             again = self.place.startswith("backward")  # checkpointing
             self.place = f"{'backward' if again else 'forward'} layer {number}"
             if number == 1 and not again:
                 on_gradient(inputs, f"backward {before}")
 
-        def after_block(number: int, block: nn.Module, inputs: Any, output: Any) -> None:
+        def after_layer(number: int, layer: nn.Module, inputs: Any, output: Any) -> None:
+            self.in_layer = False
             if self.place.startswith("forward"):
                 on_gradient(output, f"backward layer {number}")
-                if number == len(blocks):
+                if number == len(layers):
                     self.place = f"forward {after}"
 
-        handles = [
+        handles: list[Any] = [
             register_module_forward_pre_hook(before_any),
             model.register_forward_hook(lambda *a: on_gradient(a[-1], f"backward {after}")),
             register_optimizer_step_pre_hook(partial(go, "update")),
         ]
-        for number, block in enumerate(blocks, 1):
-            handles.append(block.register_forward_pre_hook(partial(before_block, number)))
-            handles.append(block.register_forward_hook(partial(after_block, number)))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                hook = parameter.register_post_accumulate_grad_hook
+                handles.append(hook(lambda p: self.count([p.grad], "gradients")))
+        for number, layer in enumerate(layers, 1):
+            handles.append(layer.register_forward_pre_hook(partial(before_layer, number)))
+            # Checkpointing may leave a layer as soon as it has what it needs.
+            hook = partial(after_layer, number)
+            handles.append(layer.register_forward_hook(hook, always_call=True))
         return handles
 
-    def _track_module_params_and_buffers(self, module, install_grad_hooks=True):
-        # The tracker would hook into every gradient, and a frozen weight has none.
-        for parameter in module.parameters():
-            if not (parameter.requires_grad or parameter in self._param_to_grad_hook_handles):
-                nothing = RemovableHandle(OrderedDict())
-                self._param_to_grad_hook_handles[parameter] = (nothing, nothing)
-        return super()._track_module_params_and_buffers(module, install_grad_hooks)
 
-    def _track(self, reftype, t):
-        for part in _parts(t):
-            super()._track(reftype, part)
-
-    def _update_and_maybe_create_winfos(self, t, reftype, update_existing=False):
-        update = super()._update_and_maybe_create_winfos
-        return set().union(*(update(part, reftype, update_existing) for part in _parts(t)))
-
-    def _update_peak_stats(self, peak_state):
-        pass  # a peak for every module takes two thirds of the time; the timeline has the peak
+@lru_cache(maxsize=2048)
+def _is_view(func: Any) -> bool:
+    """Whether an operation returns memory that it was given."""
+    return any(returned.alias_info for returned in func._schema.returns)
 
 
-def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A sparse tensor has no bytes of its own: its places and its values have."""
-    is_sparse = tensor.layout is torch.sparse_coo
-    return (tensor._indices(), tensor._values()) if is_sparse else (tensor,)
+def _storages(values: Iterable[Any]) -> Iterable[torch.UntypedStorage]:
+    for value in values:
+        if isinstance(value, Tensor):
+            local = value.to_local() if hasattr(value, "to_local") else value  # if it is sharded
+            sparse = local.layout is torch.sparse_coo
+            for part in (local._indices(), local._values()) if sparse else (local,):
+                yield part.untyped_storage()
 
 
-def _direct_tensors(values: Any) -> list[torch.Tensor]:
+def _direct_tensors(values: Any) -> list[Tensor]:
     """The tensors of a module's inputs or output: a tensor, a tuple or a ModelOutput of them."""
     values = values.values() if isinstance(values, Mapping) else values
-    values = [values] if isinstance(values, torch.Tensor) else values
-    return [value for value in values if isinstance(value, torch.Tensor)]
+    values = [values] if isinstance(values, Tensor) else values
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 @dataclass(frozen=True)
@@ -238,15 +275,8 @@ class Timings:
     def ratio(self, way: str, to: str) -> float:
         """How many times as long ``way`` takes as ``to``: the median over rounds, so that what
         slows the machine for a whole round cancels."""
-        return median(self._ratios(way, to))
-
-    def ratio_range(self, way: str, to: str) -> tuple[float, float]:
-        """The smallest and the largest ratio of any round."""
-        ratios = self._ratios(way, to)
-        return min(ratios), max(ratios)
-
-    def _ratios(self, way: str, to: str) -> list[float]:
-        return [one / other for one, other in zip(self._of(way), self._of(to), strict=True)]
+        pairs = zip(self._of(way), self._of(to), strict=True)
+        return median(one / other for one, other in pairs)
 
     def _of(self, way: str) -> list[float]:
         if way not in self.seconds:

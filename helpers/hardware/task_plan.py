@@ -15,6 +15,7 @@ from helpers.errors import InvalidValue
 from helpers.hardware import gpus, planner
 from helpers.hardware.gpus import Card, Fit, PlannedRun
 from helpers.hardware.planner import StepSettings
+from helpers.hardware.published import MODELS, model_config
 from helpers.tasks import Task
 from helpers.training.config import TrainingConfig
 
@@ -27,7 +28,7 @@ SHORTEST = 8  # word pieces
 class TaskSettings:
     """What is planned for, where it differs from the task's own settings.
 
-    model: one of ``planner.MODELS`` or a folder; a BERT. batch_size, examples, epochs: None for
+    model: one of ``hardware.MODELS`` or a folder; a BERT. batch_size, examples, epochs: None for
         the task's own. max_length: tokens of a text at most.
     precision: None: what suits this machine, and for each card what suits that.
     card: one of ``gpus.CARDS``; None: all. utilisation: the share of a card's peak that is
@@ -97,8 +98,9 @@ def plan_task(task: str | Task, settings: TaskSettings | None = None, **changes:
     name, step, config, passes = _of_task(task, settings)
     one, all_cards = settings.card, gpus.CARDS.values()
     cards = all_cards if one is None else [gpus.get_card(one)]
-    # What is out of range is reported before the data are read.
-    share = 1 / gpus.step_seconds(1, 1.0, utilisation=settings.utilisation)
+    if not 0 < (share := settings.utilisation) <= 1:
+        raise InvalidValue(f"utilisation is {share}; it must be above 0, at most 1.")
+    # A price out of range is reported before the data are read.
     gpus.planned_run(1, 1, rate=share, price_per_hour=settings.price_per_hour)
     data = _training_data(task, name, step.sequence_length, settings.examples)
     batches = length_grouped_batches(data.lengths, config.batch_size, seed=config.seed, epoch=0)
@@ -168,7 +170,7 @@ def _on_card(
     precision = settings.precision or card.precision
     step = replace(here.settings, device="cuda", precision=precision)
     there = planner.plan(here.model, step)
-    (fit,) = gpus.which_fits(there, cards=[card])
+    (fit,) = gpus.which_fits(there, [card])
     if precision not in card.flops:
         return OnCard(fit, precision, None, 0)
     run = gpus.planned_run(
@@ -183,7 +185,7 @@ def _on_card(
 
 
 def _check_shape(name: str, length: int) -> None:
-    config = planner.model_config(name)
+    config = model_config(name)
     if config.model_type != "bert":
         raise InvalidValue(
             f"{name} is a {config.model_type}; the tasks fine-tune a BERT, such as encoder, "
@@ -196,7 +198,7 @@ def _check_shape(name: str, length: int) -> None:
 
 def _training_data(task: Task, model: str, length: int, examples: int | None) -> Batches:
     # The published models that the planner knows share one vocabulary, the course's encoder's.
-    tokenizer = models.load_tokenizer("encoder" if model in planner.MODELS else model)
+    tokenizer = models.load_tokenizer("encoder" if model in MODELS else model)
     tokenizer.model_max_length = length
     return task.training_batches(tokenizer, examples)
 
