@@ -13,42 +13,33 @@ HEADS = {  # of each architecture, those that the course fine-tunes
 }
 
 
-def _bert(width: int, layers: int, heads: int) -> dict[str, Any]:
-    return {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "intermediate_size": 4 * width, "vocab_size": 30522}  # fmt: skip
-
-
-def _gpt2(width: int, layers: int, heads: int) -> dict[str, Any]:
-    return {"n_embd": width, "n_layer": layers, "n_head": heads}
-
-
-def _llama(
-    vocabulary: int, width: int, layers: int, heads: int, groups: int, inner: int, tied: bool
-) -> dict[str, Any]:
-    return {"vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": groups,
-            "intermediate_size": inner, "tie_word_embeddings": tied}  # fmt: skip
-
-
+_SIZES = {
+    "bert": ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    "gpt2": ("n_embd", "n_layer", "n_head"),
+    "llama": (
+        *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        *("intermediate_size", "vocab_size", "tie_word_embeddings"),
+    ),
+}
 # The shapes that the models were published with (their config.json).
-_PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "minilm-l6": ("bert", _bert(384, 6, 12)),
-    "bert-base": ("bert", _bert(768, 12, 12)),
-    "bert-large": ("bert", _bert(1024, 24, 16)),
-    "gpt2": ("gpt2", _gpt2(768, 12, 12)),
-    "gpt2-medium": ("gpt2", _gpt2(1024, 24, 16)),
-    "gpt2-large": ("gpt2", _gpt2(1280, 36, 20)),
-    "gpt2-xl": ("gpt2", _gpt2(1600, 48, 25)),
-    "smollm2-135m": ("llama", _llama(49152, 576, 30, 9, 3, 1536, True)),
-    "smollm2-360m": ("llama", _llama(49152, 960, 32, 15, 5, 2560, True)),
-    "smollm2-1.7b": ("llama", _llama(49152, 2048, 24, 32, 32, 8192, True)),
-    "llama-2-7b": ("llama", _llama(32000, 4096, 32, 32, 32, 11008, False)),
-    "llama-2-13b": ("llama", _llama(32000, 5120, 40, 40, 40, 13824, False)),
-    "llama-2-70b": ("llama", _llama(32000, 8192, 80, 64, 8, 28672, False)),
-    "llama-3-8b": ("llama", _llama(128256, 4096, 32, 32, 8, 14336, False)),
-    "llama-3-70b": ("llama", _llama(128256, 8192, 80, 64, 8, 28672, False)),
-    "llama-3.2-1b": ("llama", _llama(128256, 2048, 16, 32, 8, 8192, True)),
-    "llama-3.2-3b": ("llama", _llama(128256, 3072, 28, 24, 8, 8192, True)),
+_PUBLISHED: dict[str, tuple] = {
+    "minilm-l6": ("bert", 384, 6, 12, 1536),
+    "bert-base": ("bert", 768, 12, 12, 3072),
+    "bert-large": ("bert", 1024, 24, 16, 4096),
+    "gpt2": ("gpt2", 768, 12, 12),
+    "gpt2-medium": ("gpt2", 1024, 24, 16),
+    "gpt2-large": ("gpt2", 1280, 36, 20),
+    "gpt2-xl": ("gpt2", 1600, 48, 25),
+    "smollm2-135m": ("llama", 576, 30, 9, 3, 1536, 49152, True),
+    "smollm2-360m": ("llama", 960, 32, 15, 5, 2560, 49152, True),
+    "smollm2-1.7b": ("llama", 2048, 24, 32, 32, 8192, 49152, True),
+    "llama-2-7b": ("llama", 4096, 32, 32, 32, 11008, 32000, False),
+    "llama-2-13b": ("llama", 5120, 40, 40, 40, 13824, 32000, False),
+    "llama-2-70b": ("llama", 8192, 80, 64, 8, 28672, 32000, False),
+    "llama-3-8b": ("llama", 4096, 32, 32, 8, 14336, 128256, False),
+    "llama-3-70b": ("llama", 8192, 80, 64, 8, 28672, 128256, False),
+    "llama-3.2-1b": ("llama", 2048, 16, 32, 8, 8192, 128256, True),
+    "llama-3.2-3b": ("llama", 3072, 28, 24, 8, 8192, 128256, True),
 }
 _CATALOGUE = {"encoder": "minilm-l6", "causal-lm": "smollm2-135m"}
 MODELS = (*_CATALOGUE, *_PUBLISHED)
@@ -86,5 +77,6 @@ def model_config(model: Any) -> Any:
 def _published(name: str) -> Any:
     from transformers import BertConfig, GPT2Config, LlamaConfig
 
-    family, sizes = _PUBLISHED[name]
-    return {"bert": BertConfig, "gpt2": GPT2Config, "llama": LlamaConfig}[family](**sizes)
+    family, *values = _PUBLISHED[name]
+    kind = {"bert": BertConfig, "gpt2": GPT2Config, "llama": LlamaConfig}[family]
+    return kind(**dict(zip(_SIZES[family], values, strict=True)))
