@@ -134,29 +134,27 @@ TASKS: dict[str, Task] = {
 }  # fmt: skip
 
 
-def score(
-    labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], *, seed: int = SPLIT_SEED
-) -> dict[str, Any]:
+def score(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """Accuracy, macro-F1 and each class's F1, each with its 95 % bootstrap interval.
 
     labels, predicted: (N,) class numbers. Returns plain JSON types, fractions from 0 to 1.
     """
-    report = evaluation.classification_report(labels, predicted, names, seed=seed)
-    per_class = {name: dict(values) for name, values in report["per_class"].items()}
+    report = evaluation.classification_report(labels, predicted, names)
     for number, name in enumerate(names):
-        metric = partial(_f1_of_class, number=number)
-        low, high = evaluation.bootstrap_interval(labels, predicted, metric, seed=seed)
-        per_class[name]["f1_interval"] = [low, high]
+        metric = partial(f1_of_class, number=number)
+        interval = evaluation.bootstrap_interval(labels, predicted, metric)
+        report["per_class"][name]["f1_interval"] = list(interval)
     return {
         "accuracy": report["accuracy"],
         "accuracy_interval": list(report["intervals"]["accuracy"]),
         "macro_f1": report["macro_f1"],
         "macro_f1_interval": list(report["intervals"]["macro_f1"]),
-        "per_class": per_class,
+        "per_class": report["per_class"],
     }
 
 
-def _f1_of_class(labels: np.ndarray, predicted: np.ndarray, *, number: int) -> float:
+def f1_of_class(labels: np.ndarray, predicted: np.ndarray, *, number: int) -> float:
+    """The F1 of class ``number``; 0/0 counts as 0."""
     hits = np.sum((labels == number) & (predicted == number))
     marked = np.sum(labels == number) + np.sum(predicted == number)
     return float(2 * hits / marked) if marked else 0.0
