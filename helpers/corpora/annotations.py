@@ -11,11 +11,11 @@ from typing import Any
 
 from helpers import assets
 from helpers.assets import catalog
+from helpers.corpora.loading import SPLITS
 from helpers.corpora.readers import read_text
 from helpers.corpora.tables import Table
 from helpers.errors import unknown_name
 
-SPLITS = ("train", "validation", "test")
 ENTITY_LABELS = ("PERSON", "ORGANISATION", "PLACE", "DATE", "MONEY")
 _NAMED = ("PERSON", "ORGANISATION", "PLACE")
 # Each relation with the entity labels that its head and its tail may have.
