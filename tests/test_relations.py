@@ -68,10 +68,10 @@ def test_pairs_are_those_of_one_sentence_that_a_relation_could_join():
     labels = {(pair.head, pair.tail): rel.NAMES[pair.label] for pair in pairs if pair.label}
     assert labels == gold
     lee = next(pair for pair in pairs if (pair.head, pair.tail) == (0, 1))
-    assert (lee.between, lee.order) == ("of", "head first")
+    assert (lee.between, lee.types) == ("of", ("PERSON", "ORGANISATION", "headfirst"))
     assert lee.text.startswith("Mr. @ * person * Lee @ of # ^ organisation ^ Acme #")
     back = next(pair for pair in pairs if (pair.head, pair.tail) == (1, 0))
-    assert (back.between, back.order) == ("of", "tail first")
+    assert (back.between, back.types) == ("of", ("ORGANISATION", "PERSON", "tailfirst"))
 
 
 def test_dates_take_part_in_no_relation():

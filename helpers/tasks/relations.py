@@ -44,25 +44,18 @@ class Mention:
 class Pair:
     """Two mentions in one sentence, and whether the text relates them.
 
-    document: number of the text. head, tail: numbers of its mentions. text: the sentence with
-    both marked. between: the words between the two. order: "head first" or "tail first".
-    label: a class number of NAMES, 0 for none.
+    document: number of the text. head, tail: numbers of its mentions. types: what can be known
+    without reading: both labels, and "headfirst" or "tailfirst". text: the sentence with both
+    marked. between: the words between the two. label: a class number of NAMES, 0 for none.
     """
 
     document: int
     head: int
     tail: int
-    head_label: str
-    tail_label: str
+    types: tuple[str, str, str]
     text: str
     between: str
-    order: str
     label: int
-
-    @property
-    def types(self) -> tuple[str, str, str]:
-        """What can be known without reading: both labels, and which mention comes first."""
-        return self.head_label, self.tail_label, self.order
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -128,11 +121,9 @@ def pairs_of(
                     document=document,
                     head=one,
                     tail=other,
-                    head_label=head.label,
-                    tail_label=tail.label,
+                    types=(head.label, tail.label, "headfirst" if first is head else "tailfirst"),
                     text=mark(sentence, head, tail),
                     between=" ".join(sentence[first.end : second.start].split()),
-                    order="head first" if first is head else "tail first",
                     label=NAMES.index((gold or {}).get((one, other), NONE)),
                 )
             )
@@ -191,10 +182,7 @@ def tfidf_baseline(train: Sequence[Pair], test: Sequence[Pair]) -> np.ndarray:
     """Class numbers by TF-IDF and logistic regression on the words between the two mentions,
     their labels and their order: (N,)."""
     texts = [
-        [
-            f"head{p.head_label} tail{p.tail_label} {p.order.replace(' ', '')} {p.between}"
-            for p in part
-        ]
+        ["head{} tail{} {} {}".format(*pair.types, pair.between) for pair in part]
         for part in (train, test)
     ]
     return evaluation.tfidf_baseline(texts[0], [pair.label for pair in train], texts[1])[0]

@@ -66,19 +66,13 @@ class Head:
         """Model ``model`` under a fresh head drawn from ``seed``; dropout as in ``Defaults``."""
         if self.kind == "questions":
             return models.load_question_answerer(model, seed=seed, dropout=dropout)
-        tokens = self.kind == "tokens"
-        return (models.load_token_classifier if tokens else models.load_classifier)(
-            model,
-            labels=self.labels,
-            seed=seed,
-            dropout=dropout,
-            attention_dropout=None if dropout is None else 0.0,
-        )
+        load = models.load_token_classifier if self.kind == "tokens" else models.load_classifier
+        settings = {"dropout": dropout, "attention_dropout": None if dropout is None else 0.0}
+        return load(model, labels=self.labels, seed=seed, **settings)
 
     def check(self, model: Any, task: str) -> None:
         """Raises InvalidValue unless ``model`` has this head, with the same labels."""
-        names = model.config.id2label
-        found = [names[number] for number in sorted(names)]
+        found = [name for _, name in sorted(model.config.id2label.items())]
         fits = type(model).__name__.endswith(_ENDINGS[self.kind])
         if not fits or (self.labels and found != list(self.labels)):
             wanted = f" with the labels {', '.join(self.labels)}" if self.labels else ""
