@@ -100,10 +100,8 @@ def load(name: str = "openings") -> tuple[dict[str, list[Sentence]], tuple[str, 
     (CoNLL-2003, Tjong Kim Sang & De Meulder 2003; full profile).
     """
     if name == "openings":
-        openings = {split: annotations.load(split) for split in annotations.SPLITS}
-        return {
-            k: from_openings(part, ENTITY_LABELS) for k, part in openings.items()
-        }, ENTITY_LABELS
+        parts = ((split, annotations.load(split)) for split in annotations.SPLITS)
+        return {split: from_openings(part, ENTITY_LABELS) for split, part in parts}, ENTITY_LABELS
     if name != "conll":
         raise unknown_name("set of entities", name, ("openings", "conll"))
     labels, folder = ("PER", "ORG", "LOC", "MISC"), assets.fetch("conll")
@@ -138,13 +136,12 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 
 class EncodedTokens(TokenRows):
-    """N sentences' token ids with a tag number for the first piece of each word, for
-    ``training.fit``; the label of every other token is -100.
+    """N sentences' token ids with a tag number for the first piece of each word; the label of every
+    other token is -100.
 
-    capitals: None if there is no column ``token_type_ids``, 1 for the pieces of a word that begins
-    with a capital. firsts: for each sentence, (words, 2) int64: the number of a word and the
-    position of its first piece (words that were cut off, or that the tokenizer drops, are missing).
-    truncated: how many sentences lost words this way.
+    firsts: for each sentence, (words, 2): the number of a word and the position of its first piece
+    (words that were cut off, or that the tokenizer drops, are missing). truncated: how many
+    sentences lost words. capitals: the column ``token_type_ids``, None if there is none.
     """
 
     def __init__(
