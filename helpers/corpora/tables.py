@@ -216,8 +216,6 @@ class Table:
         separator = self.separator + " " * self._padded
         cut = [line.rstrip("\r\n").split(separator) for line in lines]
         alike = [(number, row) for number, row in enumerate(cut) if len(row) == len(known)]
-        if 2 * len(alike) <= len(lines):
-            return False
         for column, values in enumerate(known):
             if "\n" in cells[column] or "\r" in cells[column]:
                 continue  # the cell that spans the lines

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from helpers import batches, corpora, evaluation
-from helpers.tasks.task import Defaults, Head, Task
+from helpers.tasks.task import Defaults, Head, Splits, Task
 
 
 class TextClassification(Task):
@@ -23,7 +23,7 @@ class TextClassification(Task):
     def head(self) -> Head:
         return Head("classifier", tuple(corpora.label_names(self.name)))
 
-    def load(self, examples: int | None = None) -> Mapping[str, Any]:
+    def load(self, examples: int | None = None) -> Splits:
         # Never with the run's seed: every run is judged on the same rows.
         count = self.defaults.examples if examples is None else examples
         return corpora.load(self.name, examples=count)
@@ -37,9 +37,7 @@ class TextClassification(Task):
             label_count=self.head.outputs,
         )
 
-    def judge(
-        self, model: Any, encoded: Mapping[str, batches.Batches], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         train, test = data["train"], data["test"]
         seen, labels = np.asarray(train["label"]), np.asarray(test["label"])
         counted, _ = evaluation.tfidf_baseline(list(train["text"]), seen, list(test["text"]))
@@ -64,19 +62,19 @@ class OwnTable(TextClassification):
         self.columns: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
 
     @cached_property
-    def _table(self) -> tuple[Mapping[str, Any], list[str], dict[str, int]]:
+    def _table(self) -> tuple[Splits, list[str], dict[str, int]]:
         return corpora.load_csv(self.path, **self.columns)
 
     @cached_property
     def head(self) -> Head:
         return Head("classifier", tuple(self._table[1]))
 
-    def load(self, examples: int | None = None) -> Mapping[str, Any]:
+    def load(self, examples: int | None = None) -> Splits:
         if examples is None:
             return self._table[0]
         return corpora.load_csv(self.path, examples=examples, **self.columns)[0]
 
-    def describe(self, data: Mapping[str, Any]) -> str:
+    def describe(self, data: Splits) -> str:
         _, names, report = self._table
         text = (
             f"{super().describe(data)}; {report['kept']:,} different texts of {len(names)} "

@@ -1,7 +1,7 @@
 """Facts out of texts: entities, relations and questions, on the annotated news openings or, for
 questions, on a SQuAD file of your own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from helpers.tasks import cloze, squad_files
 from helpers.tasks import entities as tok
 from helpers.tasks import questions as qa
 from helpers.tasks import relations as rel
-from helpers.tasks.task import Defaults, Head, Task
+from helpers.tasks.task import Defaults, Head, Splits, Task
 
 CLOZE_QUESTIONS = 1500
 QUESTION_STRIDE = 40
@@ -43,9 +43,7 @@ class Entities(_OnOpenings):
             tokenizer, sentences, ENTITY_LABELS, max_length=tokenizer.model_max_length
         )
 
-    def judge(
-        self, model: Any, encoded: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         train, test = (tok.from_openings(data[part], ENTITY_LABELS) for part in ("train", "test"))
         gazetteer = tok.Gazetteer(train)
         listed = [gazetteer.tag(sentence.words) for sentence in test]
@@ -75,9 +73,7 @@ class Relations(_OnOpenings):
             pairs = rel.thin_out(pairs)
         return rel.encode(tokenizer, pairs, max_length=tokenizer.model_max_length)
 
-    def judge(
-        self, model: Any, encoded: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         train, test = rel.from_openings(data["train"]), rel.from_openings(data["test"])
         score = partial(self._score, np.array([pair.label for pair in test]))
         return {
@@ -131,9 +127,7 @@ class Questions(Task):
         windows = qa.encode(tokenizer, rows, max_length=limit, stride=QUESTION_STRIDE)
         return windows.thin_out() if training else windows
 
-    def judge(
-        self, model: Any, encoded: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         validation, test = data["validation"], data["test"]
         predicted = qa.predict(model, encoded["validation"], validation)
         threshold = qa.choose_threshold(predicted, validation)

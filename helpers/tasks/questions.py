@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from helpers import assets, evaluation
 from helpers.batches import Indices, row_numbers
@@ -132,9 +132,7 @@ class Windows(TokenRows):
         super().__init__(columns)
         self.owners, self.offsets, self.starts, self.ends = owners, offsets, starts, ends
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask``, ``token_type_ids`` (B, T), ``start_positions`` and
         ``end_positions`` (B,), all int64; nothing is random here."""
         rows = np.asarray(indices)

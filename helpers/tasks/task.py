@@ -14,6 +14,7 @@ from helpers.batches import Batches
 from helpers.errors import CourseError, InvalidValue
 from helpers.files import sha256_of
 
+Splits = Mapping[str, Any]  # something for each of train, validation and test
 _ENDINGS = {
     "classifier": "ForSequenceClassification",
     "tokens": "ForTokenClassification",
@@ -98,7 +99,7 @@ class Task(ABC):
         """The head that this task trains."""
 
     @abstractmethod
-    def load(self, examples: int | None = None) -> Mapping[str, Any]:
+    def load(self, examples: int | None = None) -> Splits:
         """The rows of the splits train, validation and test; they are the same in every run.
 
         examples: training rows to keep (None: the task's default). Raises InvalidValue if there
@@ -111,9 +112,7 @@ class Task(ABC):
         ``tokenizer.model_max_length``. training: also thin out or add what only training needs."""
 
     @abstractmethod
-    def judge(
-        self, model: Any, encoded: Mapping[str, Batches], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         """``test``: the model's scores; ``baseline``: {name: scores} of the baselines, fitted on
         the same training rows. encoded: validation and test; data: all that ``load`` returned."""
 
@@ -121,7 +120,7 @@ class Task(ABC):
         """The training rows, loaded and encoded."""
         return self.encode(tokenizer, self.load(examples)["train"], training=True)
 
-    def describe(self, data: Mapping[str, Any]) -> str:
+    def describe(self, data: Splits) -> str:
         """The data in words."""
         return ", ".join(f"{len(rows):,} {split}" for split, rows in data.items()) + f" {self.unit}"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from helpers.batches import Indices, row_numbers
@@ -30,9 +30,7 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """Every column, (B, T) int64; nothing is random here."""
         numbers = row_numbers(indices, len(self))
         return {
