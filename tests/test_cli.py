@@ -241,7 +241,7 @@ def test_an_adapter_can_be_trained_on_a_csv_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,label\na,x\nb,x\n", "the label is always 'x'. It needs at least two classes"),
+        ("text,label\na,x\nb,x\n", "the different labels are ['x']. At least two classes"),
         ("text,label\n", "0 of its 0 rows have both"),
         ("text,label\na,x\nb,y\n", "fewer than 10 different texts of 2 of the 2 classes"),
         (b"text,label\na,x\n\xe9,x\n", "cannot be read as UTF-8: line 3 holds the byte 0xe9"),

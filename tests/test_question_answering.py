@@ -158,9 +158,9 @@ def test_the_best_span_is_the_best_of_all_that_are_allowed():
         )
         i, j, score = qa.best_span(start, end, allowed, longest=4)
         assert (score, i, j) == (pytest.approx(best[0]), *best[1:])
-    with pytest.raises(InvalidValue, match="at least 1 token"):
+    with pytest.raises(InvalidValue, match="at least 1"):
         qa.best_span(start, end, allowed, longest=0)
-    with pytest.raises(InvalidValue, match="no token is allowed"):
+    with pytest.raises(InvalidValue, match="no span of at most 16 tokens is allowed"):
         qa.best_span(start, end, np.zeros(12, dtype=bool))
 
 
@@ -192,8 +192,8 @@ def test_scores_are_split_by_answerable():
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
-        (qa.Example("1", "Who?", "  ", ()), "empty context"),
-        (qa.Example("1", " ", TEXT, ()), "has no text"),
+        (qa.Example("1", "Who?", "  ", ()), "'1' has an empty question or context"),
+        (qa.Example("1", " ", TEXT, ()), "an empty question"),
         (qa.Example("1", "Who?", TEXT, ({"text": "Paris", "start": 3},)), "not in the text"),
         (qa.Example("1", "Who?", TEXT, ({"text": "Rome", "start": 3},)), "it is at 17"),
         (qa.Example("1", "Who?", TEXT, ({"text": "", "start": 0},)), "not in the text"),
@@ -206,9 +206,9 @@ def test_faulty_questions_are_named(faulty, message, tokenizer):
 
 
 def test_encode_refuses_windows_that_do_not_move_on(tokenizer):
-    with pytest.raises(InvalidValue, match="must be more than the stride of 40"):
+    with pytest.raises(InvalidValue, match=r"stride is 40; .* less than the 40 tokens of 48"):
         qa.encode(tokenizer, [example()], max_length=48, stride=40)
-    with pytest.raises(InvalidValue, match="stride is -1"):
+    with pytest.raises(InvalidValue, match="stride is -1; it must be at least 0"):
         qa.encode(tokenizer, [example()], stride=-1)
     with pytest.raises(InvalidValue, match="occurs twice"):
         qa.encode(tokenizer, [example(), example()])
@@ -253,15 +253,15 @@ def form(**changes) -> str:
     [
         ("", "cannot be read as JSON"),
         ("hello", "cannot be read as JSON"),
-        ("[]", "the file has no 'data'"),
-        ('{"data": 3}', "'data' of the file is 3, not a list"),
-        ('{"data": [{"paragraphs": [{}]}]}', "paragraph 1 of article 1 has no 'context'"),
+        ("[]", " has no 'data'"),
+        ('{"data": 3}', "is 3, not a list"),
+        ('{"data": [{"paragraphs": [{}]}]}', "article 1, paragraph 1 has no 'context'"),
         ('{"data": [{"paragraphs": [{"context": 5}]}]}', "is 5, not a text"),
-        (form(id=None), "question 1 of paragraph 1 of article 1 has no 'id'"),
-        (form(question=None), "'question' of question '7' is None, not a text"),
-        (form(answers=None), "'answers' of question '7' is None, not a list"),
+        (form(id=None), "article 1, paragraph 1, question 1 is None, not a text or a number"),
+        (form(question=None), "question '7' is None, not a text"),
+        (form(answers=None), "question '7' is None, not a list"),
         (form(answers={"text": ["Rome"]}), "not a list"),
-        (form(answers=[{"text": "Rome"}]), "an answer of question '7' has no 'answer_start'"),
+        (form(answers=[{"text": "Rome"}]), "question '7' has no 'answer_start'"),
         (form(answers=[{"text": "Rome", "answer_start": "17"}]), "is '17', not a whole number"),
     ],
 )
@@ -295,7 +295,7 @@ def test_a_file_that_cannot_be_read_is_named_and_a_byte_order_mark_does_not_matt
     path.write_bytes(
         form(question="Wo wohnt J\u00fcrg?").replace("\\u00fc", "\u00fc").encode("latin-1")
     )
-    with pytest.raises(CourseError, match="Save it as UTF-8"):
+    with pytest.raises(CourseError, match="in UTF-8"):
         read_squad(path)
     path.write_text(form(), encoding="utf-8-sig")
     assert [asked.texts for asked in read_squad(path)] == [["Rome"]]
@@ -369,8 +369,8 @@ def test_the_interval_is_that_of_drawing_whole_documents_in_a_loop():
         rows = random.integers(30, size=30)
         means.append(np.concatenate([of_document[row] for row in rows]).mean())
     expected = np.quantile(means, [0.025, 0.975])
-    found = qa.bootstrap_mean(values, documents.astype(str), resamples=4000)
-    assert found == pytest.approx(expected, abs=0.01)
+    found = qa.bootstrap_mean(values, documents.astype(str))
+    assert found == pytest.approx(expected, abs=0.015)
     assert expected[1] - expected[0] > 0.15
 
 

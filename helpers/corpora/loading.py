@@ -9,8 +9,9 @@ files alone: paths are sorted, and no hash order or global random state is used.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from helpers import assets
 from helpers.corpora import readers
-from helpers.corpora.readers import Contents, Row
+from helpers.corpora.readers import Row
 from helpers.corpora.tables import Table
 from helpers.errors import CourseError, InvalidValue, unknown_name
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 NEUTRAL = 0.5  # a review whose mean rating is no further from 0 than this is neither class
 SPLITS = ("train", "validation", "test")
 LEAST_OF_A_CLASS = 10  # different texts, in your own table
+_LABEL = (str, int, float)  # what a label in JSON may be
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def label_names(name: str) -> list[str]:
 def raw(name: str) -> list[Row]:
     """The rows as they are in the files, duplicates, broken and neutral ones included: ``text``,
     ``label`` (class number) and, for reviews, ``rating``."""
-    return [dict(row) for row in _read(name, _folder(name))[0]]
+    return [dict(row) for row in _open(name)[0]]
 
 
 def cleaning_report(name: str) -> dict[str, int]:
@@ -63,7 +65,7 @@ def cleaning_report(name: str) -> dict[str, int]:
     label_conflicts: texts whose copies disagreed. kept: rows that are split. So
     ``kept = rows_read + repaired - neutral_removed - duplicates_removed``.
     """
-    return dict(_clean(name, _folder(name))[1])
+    return dict(_open(name)[2])
 
 
 def load(name: str, *, seed: int = 42, examples: int | None = None) -> "DatasetDict":
@@ -75,8 +77,7 @@ def load(name: str, *, seed: int = 42, examples: int | None = None) -> "DatasetD
     validation and test are always the same.
     Raises InvalidValue: unknown name, or ``examples`` outside 1 .. number of training rows.
     """
-    corpus = _corpus(name)
-    rows, _ = _clean(name, _folder(name))
+    corpus, (_, rows, _) = _corpus(name), _open(name)
     parts = _split(rows, seed, validation=corpus.validation, test=corpus.test)
     return _pack(rows, parts, corpus.names, name, examples)
 
@@ -86,7 +87,6 @@ def load_csv(
     *,
     text_column: str = "text",
     label_column: str = "label",
-    seed: int = 42,
     examples: int | None = None,
 ) -> tuple["DatasetDict", list[str], dict[str, int]]:
     """Your own table (``tables.Table``), cleaned and split like the course's corpora: the data,
@@ -105,23 +105,21 @@ def load_csv(
     table = Table(Path(path), text=text_column, label=label_column)
     pairs, replaced = [], 0
     for row in table:
-        text = table.cell(row, text_column).strip()
-        label = table.cell(row, label_column, (str, int, float)).strip()
-        pairs.append((text, label))
+        text, label = table.cell(row, text_column), table.cell(row, label_column, _LABEL)
+        pairs.append((text.strip(), label.strip()))
         replaced += row.replaced
     whole = [pair for pair in pairs if all(pair)]
     names = _in_order({label for _, label in whole})
     if len(names) < 2:
-        found = f"{len(whole):,} of its {len(pairs):,} rows have both a text and a label"
-        found += f", and the label is always {names[0]!r}" if names else ""
         raise CourseError(
-            f"{table.path.name} cannot train a classifier: {found}. It needs at least two classes "
-            f"in column {label_column!r}; is it the right one?"
+            f"{table.path.name} cannot train a classifier: {len(whole):,} of its {len(pairs):,} "
+            f"rows have both a text and a label, and the different labels are {names}. At least "
+            f"two classes are needed in column {label_column!r}; is it the right one?"
         )
     numbers = {name: number for number, name in enumerate(names)}
     rows, report = _without_duplicates([{"text": t, "label": numbers[name]} for t, name in whole])
-    counts = Counter(row["label"] for row in rows)
-    scarce = [name for number, name in enumerate(names) if counts[number] < LEAST_OF_A_CLASS]
+    counts = np.bincount([row["label"] for row in rows], minlength=len(names))
+    scarce = [name for name, count in zip(names, counts, strict=True) if count < LEAST_OF_A_CLASS]
     if scarce:
         raise CourseError(
             f"{table.path.name} has fewer than {LEAST_OF_A_CLASS} different texts of "
@@ -130,28 +128,22 @@ def load_csv(
             f"needs as many to be split into training, validation and test. Collect more of "
             f"them, leave a class out, or sort grades into a few classes first."
         )
-    parts = _split(rows, seed, validation=len(rows) // 10, test=len(rows) // 5)
+    parts = _split(rows, 42, validation=len(rows) // 10, test=len(rows) // 5)
     data = _pack(rows, parts, names, table.path.name, examples)
-    report = {"empty": len(pairs) - len(whole), "replaced": replaced, **report}
-    return data, names, report
+    return data, names, {"empty": len(pairs) - len(whole), "replaced": replaced, **report}
 
 
 def _in_order(labels: Iterable[str]) -> list[str]:
     names = sorted(labels)
-    try:
+    with suppress(ValueError):  # not all are numbers
         return sorted(names, key=float)
-    except ValueError:
-        return names
+    return names
 
 
 def fold(text: str) -> str:
     """``text`` as it is compared for duplicates: without case, every run of white space one
     space."""
     return " ".join(text.casefold().split())
-
-
-def _folder(name: str) -> Path:
-    return assets.fetch(_corpus(name).asset or name)
 
 
 def _corpus(name: str) -> _Corpus:
@@ -163,15 +155,14 @@ def _corpus(name: str) -> _Corpus:
 # -- cleaning and splitting ------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)
-def _read(name: str, folder: Path) -> Contents:
-    corpus = _corpus(name)
-    return corpus.read(folder, corpus.names)
+def _open(name: str) -> tuple[list[Row], list[Row], dict[str, int]]:
+    """The rows as they were read, the clean ones, and the report."""
+    return _clean(name, assets.fetch(_corpus(name).asset or name))
 
 
 @lru_cache(maxsize=8)
-def _clean(name: str, folder: Path) -> tuple[list[Row], dict[str, int]]:
-    read, rows, counts = _read(name, folder)
+def _clean(name: str, folder: Path) -> tuple[list[Row], list[Row], dict[str, int]]:
+    read, rows, counts = _CORPORA[name].read(folder, _CORPORA[name].names)
     rated = [row for row in rows if abs(row.get("rating", np.inf)) > NEUTRAL]
     # Where the publisher split, the test rows come first: a copy in train is the one that goes.
     rated.sort(key=lambda row: row.get("split") != "test")
@@ -183,7 +174,7 @@ def _clean(name: str, folder: Path) -> tuple[list[Row], dict[str, int]]:
         "repaired": len(rows) - len(read),
         "neutral_removed": len(rows) - len(rated),
     }
-    return kept, before | report | counts
+    return read, kept, before | report | counts
 
 
 def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
@@ -265,10 +256,13 @@ def _take(rows: Sequence[Row], order: np.ndarray, size: int) -> tuple[np.ndarray
     return order[taken], order[~taken]
 
 
-def _rated(file: str) -> _Corpus:
-    """Sentences of another kind with ratings, published with the reviews."""
-    read = readers.read_ratings(file)
-    return _Corpus(("negative", "positive"), read, validation=300, test=800, asset="reviews")
+_SENTIMENT = ("negative", "positive")
+
+
+def _rated(file: str, validation: int = 300, test: int = 800) -> _Corpus:
+    """Sentences with ratings; those of all kinds were published together."""
+    read = partial(readers.read_ratings, file)
+    return _Corpus(_SENTIMENT, read, validation, test, asset="reviews")
 
 
 _CORPORA: dict[str, _Corpus] = {
@@ -279,24 +273,17 @@ _CORPORA: dict[str, _Corpus] = {
         test=424,
     ),
     "messages": _Corpus(("ham", "spam"), readers.read_messages, validation=500, test=1000),
-    "reviews": _Corpus(
-        ("negative", "positive"),
-        readers.read_ratings("movieReviewSnippets"),
-        validation=1000,
-        test=2000,
-    ),
+    "reviews": _rated("movieReviewSnippets", validation=1000, test=2000),
     "products": _rated("amazonReviewSnippets"),
     "tweets": _rated("tweets"),
     "editorials": _rated("nytEditorialSnippets"),
     # SST-2's own test labels are secret: its validation sentences serve as our test.
     "sst2": _Corpus(
-        ("negative", "positive"),
-        readers.read_hub("sentence", {"train": "train", "validation": "test"}),
-        validation=1000,
+        _SENTIMENT, partial(readers.read_hub, "sentence", "validation"), validation=1000
     ),
     "ag-news": _Corpus(
         ("World", "Sports", "Business", "Sci/Tech"),
-        readers.read_hub("text", {"train": "train", "test": "test"}),
+        partial(readers.read_hub, "text", "test"),
         validation=2000,
     ),
 }

@@ -1,9 +1,9 @@
 """The files of each corpus, read into rows as they are there.
 
-A reader takes the asset's folder and the names of the classes. It returns the rows of the files,
-the rows after repair (the same ones where nothing is broken) and counts of what it met. A row is a
-dictionary with ``text``, ``label`` (class number), for reviews ``rating``, and ``split`` ("train"
-or "test") where the publisher made the split. AssetError: the folder lacks a file.
+A reader takes, last, the asset's folder and the names of the classes. It returns the rows of the
+files, the rows after repair (the same ones where nothing is broken) and counts of what it met. A
+row is a dictionary with ``text``, ``label`` (class number), for reviews ``rating``, and ``split``
+("train" or "test") where the publisher made the split. AssetError: the folder lacks a file.
 """
 
 import csv
@@ -47,7 +47,7 @@ def read_messages(folder: Path, names: Sequence[str]) -> Contents:
     that nothing closed, all lines up to the next mark became part of one row."""
     table = _table(folder, "sms-spam.csv")
     rows: list[Row] = [{"text": row["text"], "label": int(row["spam"])} for row in table]
-    whole = []
+    whole: list[Row] = []
     for row in rows:
         first, *swallowed = row["text"].split("\n")
         whole.append({"text": first.strip(), "label": row["label"]})
@@ -57,32 +57,23 @@ def read_messages(folder: Path, names: Sequence[str]) -> Contents:
     return rows, whole, {"malformed": sum("\n" in row["text"] for row in rows)}
 
 
-def read_ratings(file: str) -> Reader:
-    """A reader of one of Hutto and Gilbert's files, ``<file>_GroundTruth.csv.gz``."""
-
-    def read(folder: Path, names: Sequence[str]) -> Contents:
-        rows = []
-        for row in _table(folder, f"{file}_GroundTruth.csv.gz"):
-            rating = float(row["sentiment"])
-            rows.append({"text": row["text"].strip(), "label": int(rating > 0), "rating": rating})
-        return rows, rows, {}
-
-    return read
+def read_ratings(file: str, folder: Path, names: Sequence[str]) -> Contents:
+    """One of Hutto and Gilbert's files, ``<file>_GroundTruth.csv.gz``."""
+    rows = []
+    for row in _table(folder, f"{file}_GroundTruth.csv.gz"):
+        rating = float(row["sentiment"])
+        rows.append({"text": row["text"].strip(), "label": int(rating > 0), "rating": rating})
+    return rows, rows, {}
 
 
-def read_hub(text_column: str, splits: dict[str, str]) -> Reader:
-    """A reader of parquet files (``read_parquet``); ``splits`` says which of the publisher's splits
-    serves as which of ours."""
-
-    def read(folder: Path, names: Sequence[str]) -> Contents:
-        rows = [
-            {"text": row[text_column].strip(), "label": row["label"], "split": ours}
-            for theirs, ours in splits.items()
-            for row in read_parquet(folder, theirs, [text_column, "label"])
-        ]
-        return rows, rows, {}
-
-    return read
+def read_hub(text_column: str, test: str, folder: Path, names: Sequence[str]) -> Contents:
+    """Parquet files (``read_parquet``); ``test`` is the publisher's split that serves as ours."""
+    rows = [
+        {"text": row[text_column].strip(), "label": row["label"], "split": ours}
+        for theirs, ours in (("train", "train"), (test, "test"))
+        for row in read_parquet(folder, theirs, [text_column, "label"])
+    ]
+    return rows, rows, {}
 
 
 def read_parquet(folder: Path, split: str, columns: Sequence[str]) -> list[Row]:

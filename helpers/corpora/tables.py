@@ -19,7 +19,7 @@ from helpers.errors import CourseError, InvalidValue
 
 KINDS = (".csv", ".tsv", ".jsonl")
 ENDINGS = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = ",;\t|"
 LONGEST_CELL = 10_000_000  # characters; ends the hunt for the end of a cell that is never closed
 _HEAD = 2_000  # rows from which the values of each column are known before the first row is given
 _SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)  # written by Excel
@@ -60,9 +60,9 @@ class Table:
     that finds the wanted columns, then the most columns, in the header; a first line like "sep=;"
     decides it.
 
-    Iterating raises a CourseError that names the lines of a row that cannot be read, of a row with
-    more or fewer cells than the header, and, at the end, of rows that a stray pair of quotation
-    marks has joined; an InvalidValue if no line of a JSON lines file has a wanted column.
+    Iterating raises a CourseError that names the lines of a row that cannot be read, has more or
+    fewer cells than the header or, at the end, was joined from several by a stray pair of quotation
+    marks; an InvalidValue if no line of a JSON lines file has a wanted column.
     """
 
     def __init__(self, path: Path, **wanted: str) -> None:
@@ -108,9 +108,9 @@ class Table:
 
     def _read_header(self) -> None:
         declared = _SEPARATOR_LINE.fullmatch(next(_lines(self.path), ""))
-        self._first_line = 2 if declared else 1
-        candidates = ("\t", *SEPARATORS) if self.kind == ".tsv" else SEPARATORS
-        headers = [self._header(each) for each in (declared[1] if declared else candidates)]
+        self._skipped = 1 if declared else 0
+        candidates = declared[1] if declared else "\t,;|" if self.kind == ".tsv" else SEPARATORS
+        headers = [(separator, *self._header(separator)) for separator in candidates]
         wanted = set(self._wanted.values())
         self.separator, self._padded, self.columns = max(
             headers, key=lambda header: (wanted <= set(header[2]), len(header[2]))
@@ -121,8 +121,8 @@ class Table:
                 f"{self.path.name} names a column twice: {', '.join(self.columns)}. Rename one."
             )
 
-    def _header(self, separator: str) -> tuple[str, bool, list[str]]:
-        """The separator, whether a space follows each one, and the names of the columns."""
+    def _header(self, separator: str) -> tuple[bool, list[str]]:
+        """Whether a space follows each separator, and the names of the columns."""
 
         def read(padded: bool) -> list[str]:
             return next(filter(None, _reader(self._body(), separator, padded)), [])
@@ -132,13 +132,12 @@ class Table:
             padded = len(names) > 1 and all(name.startswith(" ") for name in names[1:])
             names = read(padded)
         except csv.Error:  # a quotation mark that makes sense with another separator only
-            return separator, False, []
-        names = [name.strip() or f"column {number}" for number, name in enumerate(names, 1)]
-        return separator, padded, names
+            return False, []
+        return padded, [name.strip() or f"column {n}" for n, name in enumerate(names, 1)]
 
     def _check_wanted(self) -> None:
         if self._wanted and not self.columns:
-            what = "rows" if self.kind == ".jsonl" else "first line with the names of its columns"
+            what = "first line with the names of its columns" if self.separator else "rows"
             raise InvalidValue(f"{self.path.name} has no {what}.")
         for what, name in self._wanted.items():
             if name not in self.columns:
@@ -148,7 +147,7 @@ class Table:
                 )
 
     def _body(self) -> Iterator[str]:
-        return islice(_lines(self.path), self._first_line - 1, None)
+        return islice(_lines(self.path), self._skipped, None)
 
     def _csv_rows(self) -> Iterator[Row]:
         # Whether a row has swallowed others shows in values that its columns have elsewhere.
@@ -188,15 +187,15 @@ class Table:
                 yield line
 
         reader = _reader(collect(), self.separator, self._padded)
-        header = True
+        start, header = self._skipped + 1, True
         try:
             for cells in reader:
                 if cells and not header:
-                    yield self._first_line + reader.line_num - len(lines), lines, cells
+                    yield start, lines, cells
                 header = header and not cells
+                start += len(lines)
                 lines.clear()
         except csv.Error as error:
-            start = self._first_line + reader.line_num - len(lines)
             raise CourseError(
                 f"{self.path.name}, line {start}: a cell of the row that begins here does not end "
                 f"as it should ({error}, line {start + len(lines) - 1}). A quotation mark at the "
@@ -217,8 +216,6 @@ class Table:
         separator = self.separator + " " * self._padded
         cut = [line.rstrip("\r\n").split(separator) for line in lines]
         alike = [(number, row) for number, row in enumerate(cut) if len(row) == len(known)]
-        if 2 * len(alike) <= len(lines):
-            return False
         for column, values in enumerate(known):
             if "\n" in cells[column] or "\r" in cells[column]:
                 continue  # the cell that spans the lines

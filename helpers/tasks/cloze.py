@@ -8,6 +8,7 @@ its neighbours are the text to search.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from helpers.tasks.questions import Example
 from helpers.tasks.relations import sentences
 
 WORDS_EACH_SIDE = 10
+DROPPED = 0.15  # of a question's words
+UNANSWERABLE = 0.1  # of the questions
 _MONTHS = "January|February|March|April|June|July|August|September|October|November|December"
 _DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
 _DATE = rf"(?:{_DAYS}|{_MONTHS}|(?:19|20)\d\d)"
@@ -34,14 +37,12 @@ def article_texts(without: list[Opening]) -> dict[str, str]:
     """Every different news article by its document name, except those in ``without``: the model
     must not learn from the validation and test openings."""
     folder, hidden = assets.fetch("news"), {opening.document for opening in without}
-    hidden_texts = {corpora.fold(opening.text) for opening in without}
+    beginnings = tuple(corpora.fold(opening.text) for opening in without)
     texts, seen = {}, set()
-    for path in sorted(folder.glob("*/*.txt"), key=lambda path: path.as_posix()):
-        document = f"{path.parent.name}/{path.name}"
-        text = read_text(path)[0]
+    for path in sorted(folder.glob("*/*.txt"), key=Path.as_posix):
+        document, text = f"{path.parent.name}/{path.name}", read_text(path)[0]
         folded = corpora.fold(text)
-        copy = folded in seen or any(folded.startswith(opening) for opening in hidden_texts)
-        if document not in hidden and not copy:
+        if document not in hidden and folded not in seen and not folded.startswith(beginnings):
             seen.add(folded)
             texts[document] = text
     return texts
@@ -63,45 +64,29 @@ def question_word(answer: str, before: str) -> str:
     return "Who" if two_names else "What"
 
 
-def cloze_questions(
-    texts: Mapping[str, str],
-    count: int,
-    *,
-    dropped: float = 0.15,
-    unanswerable: float = 0.1,
-    seed: int = 42,
-) -> list[Example]:
-    """``count`` questions drawn from ``texts`` (name -> article).
+def cloze_questions(texts: Mapping[str, str], count: int, *, seed: int = 42) -> list[Example]:
+    """``count`` questions drawn from ``texts`` (name -> article). The share DROPPED of their words
+    is left out; the share UNANSWERABLE gets another part of its article, without the answer.
 
-    dropped: the share of the question's words that are left out. unanswerable: the share of
-    questions that get another part of their article, without the answer.
-    Raises InvalidValue: no texts, ``count`` below 1, a share outside 0 to 1, or articles with
-    too few sentences that hold a name or a number.
+    Raises InvalidValue: articles with too few sentences that hold a name or a number.
     """
-    if not texts or count < 1:
-        raise InvalidValue(f"{count} questions from {len(texts)} texts; give at least 1 of each.")
-    for name, share in (("dropped", dropped), ("unanswerable", unanswerable)):
-        if not 0 <= share <= 1:
-            raise InvalidValue(f"{name} is {share}; it must be from 0 to 1.")
     random, names = np.random.default_rng(seed), sorted(texts)
     made: list[Example] = []
     for _ in range(100 * count):
         name = names[random.integers(len(names))]
-        hidden = random.random() < unanswerable
-        example = _one(name, texts[name], dropped, hidden, random, len(made))
+        example = _one(name, texts[name], random, len(made))
         if example:
             made.append(example)
         if len(made) == count:
             return made
     raise InvalidValue(
-        f"only {len(made)} of {count} questions could be made; give longer texts, with names and "
-        f"numbers in them."
+        f"only {len(made)} of {count} questions could be made; ask for at least 1, and give longer "
+        f"texts, with names and numbers in them."
     )
 
 
-def _one(
-    name: str, text: str, dropped: float, hidden: bool, random: np.random.Generator, number: int
-) -> Example | None:
+def _one(name: str, text: str, random: np.random.Generator, number: int) -> Example | None:
+    hidden = random.random() < UNANSWERABLE
     bounds = sentences(text)
     chosen = int(random.integers(len(bounds)))
     begin, end = bounds[chosen]
@@ -114,25 +99,22 @@ def _one(
     answer = found[random.integers(len(found))]
     first = max(0, chosen - int(random.integers(2)))
     last = min(len(bounds) - 1, chosen + int(random.integers(2)))
-    answers: tuple = ()
     if hidden:
         far = [place for place in range(len(bounds) - 1) if abs(place - chosen) > 3]
         if not far:
             return None
         first = far[random.integers(len(far))]
         last = first + 1
-    context = text[bounds[first][0] : bounds[last][1]]
+    start = bounds[first][0]
+    context = text[start : bounds[last][1]]
     if hidden and answer[0] in context:
         return None
-    if not hidden:
-        answers = ({"text": answer[0], "start": begin + answer.start() - bounds[first][0]},)
-    halves = [
-        sentence[: answer.start()].split()[-WORDS_EACH_SIDE:],
-        sentence[answer.end() :].split()[:WORDS_EACH_SIDE],
-    ]
-    kept = [[word for word in half if random.random() >= dropped] for half in halves]
+    before, after = sentence[: answer.start()], sentence[answer.end() :]
+    halves = [before.split()[-WORDS_EACH_SIDE:], after.split()[:WORDS_EACH_SIDE]]
+    kept = [[word for word in half if random.random() >= DROPPED] for half in halves]
     if random.random() < 0.5:
         kept.reverse()
     words = " ".join(kept[0] + kept[1]).strip(" .,;:\"'")
-    question = f"{question_word(answer[0], sentence[: answer.start()])} {words}?"
+    question = f"{question_word(answer[0], before)} {words}?"
+    answers = () if hidden else ({"text": answer[0], "start": begin + answer.start() - start},)
     return Example(f"cloze {number}", question, context, answers, name)

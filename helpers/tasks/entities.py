@@ -7,25 +7,27 @@ Devlin et al. 2019, section 5.3.
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mode
 from typing import Any
 
 import numpy as np
-import torch
-from seqeval.metrics import classification_report
+from seqeval.metrics import accuracy_score, classification_report
 from seqeval.scheme import IOB2
+from seqeval.scheme import Entities as SeqevalEntities
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from helpers import assets, evaluation
-from helpers.batches import IGNORED, EncodedTexts
+from helpers.batches import IGNORED
 from helpers.corpora import annotations
 from helpers.corpora.annotations import ENTITY_LABELS, Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
 from helpers.evaluation.metrics import bootstrap, percentile_interval
+from helpers.tasks.token_rows import TokenRows
 
 OUTSIDE = "O"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -86,12 +88,9 @@ def tag_text(
         first, last = starts[start], ends[end]
         if any(tag != OUTSIDE for tag in tags[first:last]):
             raise InvalidValue(f"{shown} overlaps another entity; keep one of the two.")
-        tags[first:last] = [f"B-{label}", *[f"I-{label}"] * (last - first - 1)]
+        tags[first:last] = _bio(label, last - first)
     words = tuple(text[start:end] for start, end in places)
     return Sentence(words, tuple(tags), text, tuple(start for start, _ in places))
-
-
-SETS = {"openings": ENTITY_LABELS, "conll": ("PER", "ORG", "LOC", "MISC")}
 
 
 def load(name: str = "openings") -> tuple[dict[str, list[Sentence]], tuple[str, ...]]:
@@ -100,28 +99,26 @@ def load(name: str = "openings") -> tuple[dict[str, list[Sentence]], tuple[str, 
     name: "openings" (the course's own annotations, each opening one long sentence) or "conll"
     (CoNLL-2003, Tjong Kim Sang & De Meulder 2003; full profile).
     """
-    if name not in SETS:
-        raise unknown_name("set of entities", name, SETS)
-    labels, splits = SETS[name], annotations.SPLITS
     if name == "openings":
-        parts = {split: from_openings(annotations.load(split), labels) for split in splits}
-    else:
-        folder = assets.fetch("conll")
-        parts = {
-            split: [
-                from_tagged_words(row["tokens"], [tag_names(labels)[n] for n in row["ner_tags"]])
-                for row in read_parquet(folder, split, ["tokens", "ner_tags"])
-            ]
-            for split in splits
-        }
-    return parts, labels
+        parts = ((split, annotations.load(split)) for split in annotations.SPLITS)
+        return {split: from_openings(part, ENTITY_LABELS) for split, part in parts}, ENTITY_LABELS
+    if name != "conll":
+        raise unknown_name("set of entities", name, ("openings", "conll"))
+    labels, folder = ("PER", "ORG", "LOC", "MISC"), assets.fetch("conll")
+    names = np.array(tag_names(labels))
+    return {
+        split: [
+            from_tagged_words(row["tokens"], names[row["ner_tags"]].tolist())
+            for row in read_parquet(folder, split, ["tokens", "ner_tags"])
+        ]
+        for split in annotations.SPLITS
+    }, labels
 
 
 def from_tagged_words(words: Sequence[str], tags: Sequence[str]) -> Sentence:
     """A sentence of words and tags as published data sets have them, joined with spaces."""
-    lengths = [len(word) + 1 for word in words]
-    starts = tuple(int(n) for n in np.cumsum([0, *lengths[:-1]]))
-    return Sentence(tuple(words), tuple(tags), " ".join(words), starts)
+    starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])]).tolist()
+    return Sentence(tuple(words), tuple(tags), " ".join(words), tuple(starts))
 
 
 def from_openings(openings: Sequence[Opening], labels: Sequence[str]) -> list[Sentence]:
@@ -132,63 +129,26 @@ def from_openings(openings: Sequence[Opening], labels: Sequence[str]) -> list[Se
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:
-    """The entities in a row of tags, read strictly: only ``B-X`` begins one, and only ``I-X``
-    right after it continues it. A stray ``I-X`` belongs to none, as in seqeval's strict mode."""
-    spans: list[Span] = []
-    begun, label = 0, ""
-    for number, tag in enumerate([*tags, OUTSIDE]):
-        if label and tag != f"I-{label}":
-            spans.append((begun, number, label))
-            label = ""
-        if tag.startswith("B-"):
-            begun, label = number, tag[2:]
-    return spans
+    """The entities in a row of tags, read strictly by seqeval: only ``B-X`` begins one, and only
+    ``I-X`` right after it continues it. A stray ``I-X`` belongs to none."""
+    (found,) = SeqevalEntities([list(tags)], IOB2).entities
+    return [(entity.start, entity.end, entity.tag) for entity in found]
 
 
-class EncodedTokens:
-    """N sentences' token ids with a tag number for the first piece of each word, for
-    ``training.fit``; the label of every other token is -100.
+class EncodedTokens(TokenRows):
+    """N sentences' token ids with a tag number for the first piece of each word; the label of every
+    other token is -100.
 
-    texts: the token ids. tags: (sum of lengths,) int64. capitals: (sum of lengths,) int64, 1 for
-    the pieces of a word that begins with a capital, or None. firsts: for each sentence, (words, 2)
-    int64: the number of a word and the position of its first piece (words that were cut off, or
-    that the tokenizer drops, are missing). truncated: how many sentences lost words this way.
+    firsts: for each sentence, (words, 2): the number of a word and the position of its first piece
+    (words that were cut off, or that the tokenizer drops, are missing). truncated: how many
+    sentences lost words. capitals: the column ``token_type_ids``, None if there is none.
     """
 
     def __init__(
-        self,
-        texts: EncodedTexts,
-        tags: np.ndarray,
-        firsts: list[np.ndarray],
-        capitals: np.ndarray | None = None,
+        self, columns: Mapping[str, Any], firsts: list[np.ndarray], *, truncated: int
     ) -> None:
-        self.texts, self.tags, self.firsts, self.capitals = texts, tags, firsts, capitals
-        self.lengths, self.truncated = texts.lengths, texts.truncated
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``labels`` and, with capitals, ``token_type_ids``,
-        each (B, T) int64, padded on the right; nothing is random here."""
-        batch = self.texts.batch(indices)
-        batch["labels"] = self._padded(self.tags, indices, batch["input_ids"].shape, IGNORED)
-        if self.capitals is not None:
-            batch["token_type_ids"] = self._padded(
-                self.capitals, indices, batch["input_ids"].shape, 0
-            )
-        return batch
-
-    def _padded(
-        self, values: np.ndarray, indices: Sequence[int] | np.ndarray, shape: tuple, filling: int
-    ) -> Tensor:
-        rows = np.full(shape, filling, dtype=np.int64)
-        for row, index in enumerate(indices):
-            start, end = self.texts.offsets[index : index + 2]
-            rows[row, : end - start] = values[start:end]
-        return torch.from_numpy(rows)
+        super().__init__(columns, truncated=truncated)
+        self.firsts, self.capitals = firsts, columns.get("token_type_ids")
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
         """Labelled tokens: the model's loss is the mean over them."""
@@ -196,84 +156,63 @@ class EncodedTokens:
 
 
 def encode(
-    tokenizer: Any,
-    sentences: Sequence[Sentence],
-    labels: Sequence[str],
-    *,
-    max_length: int = 256,
-    capitals: bool | None = None,
+    tokenizer: Any, sentences: Sequence[Sentence], labels: Sequence[str], *, max_length: int = 256
 ) -> EncodedTokens:
     """Word pieces of ``sentences`` and the tag of each word on its first piece.
 
     labels: as in ``tag_names``. max_length: pieces per sentence at most, special tokens included;
     the words beyond are cut off, and such sentences are counted.
-    capitals: give back what an uncased tokenizer throws away: the pieces of a word with a capital
-    get the segment number 1 (``token_type_ids``), all others 0. None: where the tokenizer makes
-    everything lower case and its model has segments.
-    Raises InvalidValue: no sentences, one without words, an unknown tag (the sentence and the
-    word are named).
+    An uncased tokenizer throws capitals away. If its model has segments, they give them back: the
+    pieces of a word with a capital get the segment number 1 (``token_type_ids``), all others 0.
+    Raises InvalidValue: a tag of a label that isn't in ``labels``.
     """
-    if not sentences:
-        raise InvalidValue("there are no sentences to encode; give at least one.")
     numbers = {name: number for number, name in enumerate(tag_names(labels))}
-    for row, sentence in enumerate(sentences):
-        if not sentence.words or len(sentence.words) != len(sentence.tags):
-            raise InvalidValue(
-                f"sentence {row} has {len(sentence.words)} words and {len(sentence.tags)} tags; "
-                f"give at least one word, and a tag for each."
-            )
-        for word, tag in zip(sentence.words, sentence.tags, strict=True):
-            if tag not in numbers:
-                raise InvalidValue(
-                    f"sentence {row}: {word!r} has the tag {tag!r}; it must be one of "
-                    f"{', '.join(numbers)}."
-                )
-    limit = min(max_length, tokenizer.model_max_length)
+    unknown = {tag for sentence in sentences for tag in sentence.tags} - set(numbers)
+    if unknown:
+        raise InvalidValue(
+            f"the sentences have the tags {', '.join(sorted(unknown))}; they must be among "
+            f"{', '.join(numbers)}. Give every label."
+        )
     rows = tokenizer(
         [list(sentence.words) for sentence in sentences],
         is_split_into_words=True,
         truncation=True,
-        max_length=limit,
+        max_length=min(max_length, tokenizer.model_max_length),
     )
-    if capitals is None:
-        has_segments = "token_type_ids" in tokenizer.model_input_names
-        capitals = has_segments and bool(getattr(tokenizer, "do_lower_case", False))
-    ids, tags, firsts, types, truncated = [], [], [], [], 0
+    tags, firsts, capitals = [], [], []
     for row, sentence in enumerate(sentences):
-        owners = rows.word_ids(row)  # the word each piece belongs to; None: a special token
-        own = np.full(len(owners), IGNORED, dtype=np.int64)
-        begins = [
-            (owner, place)
-            for place, owner in enumerate(owners)
-            if owner is not None and owner != owners[place - 1]
-        ]
-        for owner, place in begins:
-            own[place] = numbers[sentence.tags[owner]]
-        types += [owner is not None and sentence.words[owner][0].isupper() for owner in owners]
-        truncated += len(begins) < len(sentence.words)
-        ids.append(np.asarray(rows["input_ids"][row], dtype=np.int32))
+        # The word each piece belongs to; -1: a special token.
+        owners = np.array([-1 if word is None else word for word in rows.word_ids(row)])
+        first = np.stack(np.unique(owners, return_index=True), axis=1)
+        first = first[first[:, 0] >= 0]
+        own = np.full(len(owners), IGNORED)
+        own[first[:, 1]] = [numbers[sentence.tags[word]] for word in first[:, 0]]
         tags.append(own)
-        firsts.append(np.array(begins, dtype=np.int64).reshape(-1, 2))
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in ids])]).astype(np.int64)
-    texts = EncodedTexts(
-        np.concatenate(ids), offsets, pad_token_id=tokenizer.pad_token_id or 0, truncated=truncated
+        firsts.append(first)
+        capital = np.array([*(word[0].isupper() for word in sentence.words), False])  # of word -1
+        capitals.append(capital[owners])
+    columns = {
+        "input_ids": (rows["input_ids"], tokenizer.pad_token_id or 0),
+        "attention_mask": (rows["attention_mask"], 0),
+        "labels": (tags, IGNORED),
+    }
+    has_segments = "token_type_ids" in tokenizer.model_input_names
+    if has_segments and getattr(tokenizer, "do_lower_case", False):
+        columns["token_type_ids"] = (capitals, 0)
+    cut = sum(
+        len(one) < len(sentence.words) for one, sentence in zip(firsts, sentences, strict=True)
     )
-    segments = np.array(types, dtype=np.int64) if capitals else None
-    return EncodedTokens(texts, np.concatenate(tags), firsts, segments)
+    return EncodedTokens(columns, firsts, truncated=cut)
 
 
 def predict_tags(
-    model: PreTrainedModel,
-    data: EncodedTokens,
-    sentences: Sequence[Sentence],
-    *,
-    progress: bool = False,
+    model: PreTrainedModel, data: EncodedTokens, sentences: Sequence[Sentence]
 ) -> list[list[str]]:
     """The model's tag for each word of each sentence, in order; words that were cut off are
     ``O``. The names come from the model's own configuration."""
     names: Any = model.config.id2label
     found = [[OUTSIDE] * len(sentence.words) for sentence in sentences]
-    for indices, _, output in evaluation.forward(model, data, progress=progress):
+    for indices, _, output in evaluation.forward(model, data):
         best = output.logits.argmax(-1).cpu().numpy()  # (B, T)
         for row, index in enumerate(indices):
             for word, place in data.firsts[index]:
@@ -286,18 +225,11 @@ def strict_scores(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]])
     if its start, end and label are all right. Also ``token_accuracy``, the share of words with the
     right tag, and ``per_label``: the first three and ``support`` (gold entities) for each label.
 
-    gold, found: tags of each sentence; their lengths must agree. Raises InvalidValue otherwise,
-    and if there are no gold entities.
+    gold, found: tags of each sentence. Raises InvalidValue if there are no gold entities, and
+    seqeval's ValueError if the lengths differ.
     """
-    if len(gold) == 0 or [len(tags) for tags in gold] != [len(tags) for tags in found]:
-        raise InvalidValue(
-            f"{len(gold)} gold and {len(found)} predicted rows of tags: give one predicted row "
-            f"for each gold one, of equal length, and at least one."
-        )
     gold, found = [list(tags) for tags in gold], [list(tags) for tags in found]
-    both = list(zip(np.concatenate(gold), np.concatenate(found), strict=True))
-    scores: dict[str, Any] = {"token_accuracy": sum(a == b for a, b in both) / len(both)}
-    if not any(tag != OUTSIDE for tag, _ in both):
+    if all(tag == OUTSIDE for tags in gold for tag in tags):
         raise InvalidValue("there is no entity in the gold tags, so there is nothing to score.")
     report = classification_report(
         gold, found, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
@@ -311,18 +243,15 @@ def strict_scores(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]])
         }
         for label, row in report.items()
     }
-    overall = rows["micro avg"]
-    scores |= {name: overall[name] for name in ("precision", "recall", "f1")}
-    scores["per_label"] = {k: row for k, row in rows.items() if not k.endswith(" avg")}
-    return scores
+    return {
+        "token_accuracy": accuracy_score(gold, found),
+        **{name: rows["micro avg"][name] for name in ("precision", "recall", "f1")},
+        "per_label": {name: row for name, row in rows.items() if not name.endswith(" avg")},
+    }
 
 
 def bootstrap_f1(
-    gold: Sequence[Sequence[str]],
-    found: Sequence[Sequence[str]],
-    *,
-    resamples: int = 1000,
-    seed: int = 42,
+    gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]
 ) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of the strict F1, drawing whole documents: the
     entities of one document are not independent of each other."""
@@ -332,9 +261,8 @@ def bootstrap_f1(
         counts.append((len(right & marked), len(right) + len(marked)))
     hits, total = np.array(counts).T  # (documents,) each
     values = bootstrap(
-        lambda drawn: 2 * (drawn @ hits) / np.maximum(drawn @ total, 1),
-        len(counts), resamples=resamples, seed=seed,
-    )  # fmt: skip
+        lambda drawn: 2 * (drawn @ hits) / np.maximum(drawn @ total, 1), len(counts), resamples=1000
+    )
     return percentile_interval(values)
 
 
@@ -343,26 +271,24 @@ class Gazetteer:
     frequent label; from left to right, the longest one that matches is tagged."""
 
     def __init__(self, sentences: Sequence[Sentence]) -> None:
-        votes: dict[tuple[str, ...], Counter] = defaultdict(Counter)
+        votes: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for sentence in sentences:
             for start, end, label in spans_of(sentence.tags):
-                votes[sentence.words[start:end]][label] += 1
-        self.names = {words: votes[words].most_common(1)[0][0] for words in votes}
+                votes[sentence.words[start:end]].append(label)
+        self.names = {words: mode(labels) for words, labels in votes.items()}
         self.longest = max(map(len, self.names), default=0)
 
     def tag(self, words: Sequence[str]) -> list[str]:
         """The BIO tags of ``words``."""
         words, tags, place = tuple(words), [OUTSIDE] * len(words), 0
         while place < len(words):
-            size, label = self._match(words, place)
+            sizes = range(min(self.longest, len(words) - place), 0, -1)
+            size = next((n for n in sizes if words[place : place + n] in self.names), 0)
             if size:
-                tags[place : place + size] = [f"B-{label}", *[f"I-{label}"] * (size - 1)]
+                tags[place : place + size] = _bio(self.names[words[place : place + size]], size)
             place += max(1, size)
         return tags
 
-    def _match(self, words: tuple[str, ...], place: int) -> tuple[int, str]:
-        for size in range(min(self.longest, len(words) - place), 0, -1):
-            label = self.names.get(words[place : place + size])
-            if label:
-                return size, label
-        return 0, ""
+
+def _bio(label: str, size: int) -> list[str]:
+    return [f"B-{label}", *[f"I-{label}"] * (size - 1)]

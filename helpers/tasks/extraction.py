@@ -1,7 +1,7 @@
 """Facts out of texts: entities, relations and questions, on the annotated news openings or, for
 questions, on a SQuAD file of your own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,29 @@ from helpers.corpora import annotations
 from helpers.corpora.annotations import ENTITY_LABELS
 from helpers.errors import InvalidValue
 from helpers.evaluation import squad
-from helpers.evaluation.metrics import bootstrap_interval
 from helpers.tasks import cloze, squad_files
 from helpers.tasks import entities as tok
 from helpers.tasks import questions as qa
 from helpers.tasks import relations as rel
-from helpers.tasks.task import Defaults, Head, Task
+from helpers.tasks.task import Defaults, Head, Splits, Task
 
 CLOZE_QUESTIONS = 1500
 QUESTION_STRIDE = 40
 
 
-class Entities(Task):
-    """A BIO tag for every word."""
-
-    name, unit = "entities", "openings"
-    defaults = Defaults(epochs=4, learning_rate=3e-4, batch_size=2, max_length=256)
-    head = Head("tokens", tuple(tok.tag_names(ENTITY_LABELS)))
+class _OnOpenings(Task):
+    unit = "openings"
 
     def load(self, examples: int | None = None) -> dict[str, list]:
         return _keep({split: annotations.load(split) for split in annotations.SPLITS}, examples)
+
+
+class Entities(_OnOpenings):
+    """A BIO tag for every word."""
+
+    name = "entities"
+    defaults = Defaults(epochs=4, learning_rate=3e-4, batch_size=2, max_length=256)
+    head = Head("tokens", tuple(tok.tag_names(ENTITY_LABELS)))
 
     def encode(self, tokenizer: Any, rows: Any, *, training: bool = False) -> tok.EncodedTokens:
         sentences = tok.from_openings(rows, ENTITY_LABELS)
@@ -40,33 +43,28 @@ class Entities(Task):
             tokenizer, sentences, ENTITY_LABELS, max_length=tokenizer.model_max_length
         )
 
-    def judge(
-        self, model: Any, encoded: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        sentences = tok.from_openings(data["test"], ENTITY_LABELS)
-        gold = [list(sentence.tags) for sentence in sentences]
-        gazetteer = tok.Gazetteer(tok.from_openings(data["train"], ENTITY_LABELS))
-        listed = [gazetteer.tag(sentence.words) for sentence in sentences]
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
+        train, test = (tok.from_openings(data[part], ENTITY_LABELS) for part in ("train", "test"))
+        gazetteer = tok.Gazetteer(train)
+        listed = [gazetteer.tag(sentence.words) for sentence in test]
+        score = partial(self._score, [sentence.tags for sentence in test])
         return {
-            "test": self._scores(gold, tok.predict_tags(model, encoded["test"], sentences)),
-            "baseline": {"gazetteer": self._scores(gold, listed)},
+            "test": score(tok.predict_tags(model, encoded["test"], test)),
+            "baseline": {"gazetteer": score(listed)},
         }
 
     @staticmethod
-    def _scores(gold: list[list[str]], found: list[list[str]]) -> dict[str, Any]:
+    def _score(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> dict[str, Any]:
         scores = tok.strict_scores(gold, found)
         return {"f1": scores.pop("f1"), "f1_interval": tok.bootstrap_f1(gold, found), **scores}
 
 
-class Relations(Task):
+class Relations(_OnOpenings):
     """The relation of every pair of entities in a sentence, or none."""
 
-    name, unit = "relations", "openings"
+    name = "relations"
     defaults = Defaults(epochs=5, learning_rate=1e-4, batch_size=8, max_length=96)
     head = Head("classifier", rel.NAMES)
-
-    def load(self, examples: int | None = None) -> dict[str, list]:
-        return _keep({split: annotations.load(split) for split in annotations.SPLITS}, examples)
 
     def encode(self, tokenizer: Any, rows: Any, *, training: bool = False) -> batches.EncodedTexts:
         """For training, only twice as many pairs without a relation as with one."""
@@ -75,14 +73,11 @@ class Relations(Task):
             pairs = rel.thin_out(pairs)
         return rel.encode(tokenizer, pairs, max_length=tokenizer.model_max_length)
 
-    def judge(
-        self, model: Any, encoded: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         train, test = rel.from_openings(data["train"]), rel.from_openings(data["test"])
-        found = evaluation.predict(model, encoded["test"])
-        score = partial(self._scores, np.array([pair.label for pair in test]))
+        score = partial(self._score, np.array([pair.label for pair in test]))
         return {
-            "test": score(found.classes),
+            "test": score(evaluation.predict(model, encoded["test"]).classes),
             "baseline": {
                 "tfidf_logreg": score(rel.tfidf_baseline(train, test)),
                 "types": score(rel.TypesBaseline(train).predict(test)),
@@ -90,17 +85,14 @@ class Relations(Task):
         }
 
     @staticmethod
-    def _scores(labels: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    def _score(labels: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+        drawn = partial(rel.macro_f1, strict=False)
+        report = evaluation.classification_report(labels, found, rel.NAMES, intervals=False)
+        del report["per_class"][rel.NONE]
         return {
             "macro_f1": rel.macro_f1(labels, found),
-            "macro_f1_interval": bootstrap_interval(
-                labels, found, partial(rel.macro_f1, strict=False), resamples=500
-            ),
-            "per_class": {
-                name: rel.scores_of(labels, found, number)
-                for number, name in enumerate(rel.NAMES)
-                if number
-            },
+            "macro_f1_interval": evaluation.bootstrap_interval(labels, found, drawn, resamples=500),
+            "per_class": report["per_class"],
         }
 
 
@@ -135,9 +127,7 @@ class Questions(Task):
         windows = qa.encode(tokenizer, rows, max_length=limit, stride=QUESTION_STRIDE)
         return windows.thin_out() if training else windows
 
-    def judge(
-        self, model: Any, encoded: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         validation, test = data["validation"], data["test"]
         predicted = qa.predict(model, encoded["validation"], validation)
         threshold = qa.choose_threshold(predicted, validation)
@@ -145,24 +135,21 @@ class Questions(Task):
         window = [squad.sliding_window_answer(e.question, e.context) for e in test]
         return {
             "threshold": threshold,
-            "test": self._scores(test, answered),
+            "test": self._score(test, answered),
             "baseline": {
-                "sliding_window": self._scores(test, window),
-                "silent": self._scores(test, [""] * len(test)),
+                "sliding_window": self._score(test, window),
+                "silent": self._score(test, [""] * len(test)),
             },
         }
 
     @staticmethod
-    def _scores(examples: Sequence[qa.Example], texts: Sequence[str]) -> dict[str, Any]:
+    def _score(examples: Sequence[qa.Example], texts: Sequence[str]) -> dict[str, Any]:
         scores = qa.score(examples, texts)
         documents = [example.document for example in examples]
         result: dict[str, Any] = {}
         for name in ("f1", "exact_match"):
-            values = scores.pop(f"each_{name}")
-            result |= {
-                name: scores.pop(name),
-                f"{name}_interval": qa.bootstrap_mean(values, documents),
-            }
+            result[name] = scores.pop(name)
+            result[f"{name}_interval"] = qa.bootstrap_mean(scores.pop(f"each_{name}"), documents)
         return result | scores
 
 

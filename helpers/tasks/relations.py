@@ -7,18 +7,22 @@ marker (punct)"); Soares et al. 2019 add new tokens instead.
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
+from statistics import mode
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import precision_recall_fscore_support
 
 from helpers import batches, evaluation
 from helpers.batches import EncodedTexts
-from helpers.corpora.annotations import RELATIONS, Opening
+from helpers.corpora.annotations import RELATIONS, Entity, Opening
 from helpers.errors import InvalidValue
-from helpers.evaluation.metrics import check_pair
+from helpers.evaluation.metrics import Classes, check_pair
+from helpers.tasks.classification import f1_of_class
 
 NONE = "none"
 NAMES = (NONE, *RELATIONS)
@@ -40,19 +44,17 @@ class Mention:
 class Pair:
     """Two mentions in one sentence, and whether the text relates them.
 
-    document: number of the text. head, tail: numbers of its mentions. text: the sentence with
-    both marked. between: the words between the two. order: "head first" or "tail first".
-    label: a class number of NAMES, 0 for none.
+    document: number of the text. head, tail: numbers of its mentions. types: what can be known
+    without reading: both labels, and "headfirst" or "tailfirst". text: the sentence with both
+    marked. between: the words between the two. label: a class number of NAMES, 0 for none.
     """
 
     document: int
     head: int
     tail: int
-    head_label: str
-    tail_label: str
+    types: tuple[str, str, str]
     text: str
     between: str
-    order: str
     label: int
 
 
@@ -67,27 +69,23 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return [(first, last) for first, last in [*bounds, (start, len(text))] if first < last]
 
 
-def mark(text: str, head: Mention, tail: Mention, *, around: int = WORDS_AROUND) -> str:
-    """``text`` with the two mentions between their marks, cut to ``around`` words before the
-    first and after the second.
-
-    Raises InvalidValue: spans outside the text, empty, or overlapping; ``around`` below 0.
-    """
+def mark(text: str, head: Mention, tail: Mention) -> str:
+    """``text`` with the two mentions (which don't overlap) between their marks, cut to
+    WORDS_AROUND words before the first and after the second."""
     first, second = sorted((head, tail), key=lambda mention: mention.start)
-    if not 0 <= first.start < first.end <= second.start < second.end <= len(text):
-        raise InvalidValue(
-            f"the mentions at {first.start} to {first.end} and {second.start} to {second.end} "
-            f"must lie inside the text of {len(text)} characters, without overlap."
-        )
-    if around < 0:
-        raise InvalidValue(f"around is {around}; it must be at least 0 words.")
-    parts = [" ".join(text[: first.start].split()[-around:] if around else [])]
-    for mention, following in ((first, text[first.end : second.start]), (second, None)):
+
+    def marked(mention: Mention) -> str:
         outer, inner = "@*" if mention is head else "#^"
         name = text[mention.start : mention.end]
-        parts.append(f"{outer} {inner} {mention.label.lower()} {inner} {name} {outer}")
-        parts.append(following if following is not None else "")
-    parts[-1] = " ".join(text[second.end :].split()[:around])
+        return f"{outer} {inner} {mention.label.lower()} {inner} {name} {outer}"
+
+    parts = [
+        *text[: first.start].split()[-WORDS_AROUND:],
+        marked(first),
+        text[first.end : second.start],
+        marked(second),
+        *text[second.end :].split()[:WORDS_AROUND],
+    ]
     return " ".join(" ".join(parts).split())
 
 
@@ -98,20 +96,14 @@ def allowed(head_label: str, tail_label: str) -> bool:
 
 def pairs_of(
     text: str,
-    mentions: Sequence[Mention],
-    gold: dict[tuple[int, int], str] | None = None,
+    mentions: Sequence[Mention | Entity],
+    gold: Mapping[tuple[int, int], str] | None = None,
     *,
     document: int = 0,
 ) -> list[Pair]:
     """Every ordered pair of mentions in one sentence that some relation could join.
 
-    gold: {(head, tail): relation}; all other pairs are "none". Raises InvalidValue: an unknown
-    relation.
-    """
-    gold = gold or {}
-    for label in gold.values():
-        if label not in RELATIONS:
-            raise InvalidValue(f"relation {label!r} is not one of {', '.join(RELATIONS)}.")
+    gold: {(head, tail): relation}; all other pairs are "none"."""
     found = []
     for begin, finish in sentences(text):
         inside = [
@@ -120,24 +112,21 @@ def pairs_of(
             if begin <= m.start and m.end <= finish
         ]
         sentence = text[begin:finish]
-        for one, head in inside:
-            for other, tail in inside:
-                if one == other or not allowed(head.label, tail.label):
-                    continue
-                first, second = sorted((head, tail), key=lambda mention: mention.start)
-                found.append(
-                    Pair(
-                        document=document,
-                        head=one,
-                        tail=other,
-                        head_label=head.label,
-                        tail_label=tail.label,
-                        text=mark(sentence, head, tail),
-                        between=" ".join(sentence[first.end : second.start].split()),
-                        order="head first" if first is head else "tail first",
-                        label=NAMES.index(gold.get((one, other), NONE)),
-                    )
+        for (one, head), (other, tail) in permutations(inside, 2):
+            if not allowed(head.label, tail.label):
+                continue
+            first, second = sorted((head, tail), key=lambda mention: mention.start)
+            found.append(
+                Pair(
+                    document=document,
+                    head=one,
+                    tail=other,
+                    types=(head.label, tail.label, "headfirst" if first is head else "tailfirst"),
+                    text=mark(sentence, head, tail),
+                    between=" ".join(sentence[first.end : second.start].split()),
+                    label=NAMES.index((gold or {}).get((one, other), NONE)),
                 )
+            )
     return found
 
 
@@ -145,13 +134,12 @@ def from_openings(openings: Sequence[Opening]) -> list[Pair]:
     """The pairs of annotated openings; ``document`` numbers the openings in order."""
     pairs = []
     for number, opening in enumerate(openings):
-        mentions = [Mention(e.start, e.end, e.label) for e in opening.entities]
-        gold = {(r.head, r.tail): r.label for r in opening.relations}
-        pairs += pairs_of(opening.text, mentions, gold, document=number)
+        gold = {(relation.head, relation.tail): relation.label for relation in opening.relations}
+        pairs += pairs_of(opening.text, opening.entities, gold, document=number)
     return pairs
 
 
-def thin_out(pairs: Sequence[Pair], *, per_relation: float = 2.0, seed: int = 42) -> list[Pair]:
+def thin_out(pairs: Sequence[Pair], *, per_relation: float = 2.0) -> list[Pair]:
     """The pairs with a relation and, drawn at random, ``per_relation`` times as many without, in
     their order. For training only: unthinned, "none" would drown the rest."""
     if per_relation < 0:
@@ -159,9 +147,7 @@ def thin_out(pairs: Sequence[Pair], *, per_relation: float = 2.0, seed: int = 42
     related = [row for row, pair in enumerate(pairs) if pair.label]
     others = [row for row, pair in enumerate(pairs) if not pair.label]
     size = min(len(others), round(per_relation * len(related)))
-    drawn: Any = (
-        np.random.default_rng(seed).choice(others, size=size, replace=False) if size else []
-    )
+    drawn = np.random.default_rng(42).choice(others, size=size, replace=False)
     return [pairs[row] for row in sorted([*related, *drawn])]
 
 
@@ -171,49 +157,35 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], *, max_length: int = 96) -> En
     return batches.encode(tokenizer, texts, labels, max_length=max_length, label_count=len(NAMES))
 
 
-def scores_of(
-    labels: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, number: int
-) -> dict[str, float]:
+def scores_of(labels: Classes, predicted: Classes, number: int) -> dict[str, float]:
     """Precision, recall, F1 and support of class ``number``; 0/0 counts as 0."""
-    labels, predicted = check_pair(labels, predicted)
-    hits = int(np.sum((labels == number) & (predicted == number)))
-    found, wanted = int(np.sum(predicted == number)), int(np.sum(labels == number))
-    return {
-        "precision": hits / max(1, found),
-        "recall": hits / max(1, wanted),
-        "f1": 2 * hits / max(1, found + wanted),
-        "support": wanted,
-    }
+    columns = precision_recall_fscore_support(labels, predicted, labels=[number], zero_division=0)
+    names = ("precision", "recall", "f1", "support")
+    return {name: column.item() for name, column in zip(names, columns, strict=True)}
 
 
-def macro_f1(
-    labels: Sequence[int] | np.ndarray,
-    predicted: Sequence[int] | np.ndarray,
-    *,
-    strict: bool = True,
-) -> float:
+def macro_f1(labels: Classes, predicted: Classes, *, strict: bool = True) -> float:
     """The mean F1 of the relations that occur among ``labels``. "none" isn't a relation and has no
     F1, but a relation predicted where there is none lowers that relation's precision.
 
     Raises InvalidValue if no label is a relation; with ``strict`` off, returns 0.0."""
     labels, predicted = check_pair(labels, predicted)
-    numbers = sorted(set(labels.tolist()) - {0})
-    if not numbers and strict:
+    numbers = np.setdiff1d(labels, [0])
+    if len(numbers):
+        return float(np.mean([f1_of_class(labels, predicted, number=n) for n in numbers]))
+    if strict:
         raise InvalidValue("no pair has a relation, so there is nothing to score.")
-    scores = [scores_of(labels, predicted, number)["f1"] for number in numbers]
-    return float(np.mean(scores)) if scores else 0.0
+    return 0.0
 
 
 def tfidf_baseline(train: Sequence[Pair], test: Sequence[Pair]) -> np.ndarray:
     """Class numbers by TF-IDF and logistic regression on the words between the two mentions,
     their labels and their order: (N,)."""
-    texts = [[_as_words(pair) for pair in part] for part in (train, test)]
+    texts = [
+        ["head{} tail{} {} {}".format(*pair.types, pair.between) for pair in part]
+        for part in (train, test)
+    ]
     return evaluation.tfidf_baseline(texts[0], [pair.label for pair in train], texts[1])[0]
-
-
-def _as_words(pair: Pair) -> str:
-    order = pair.order.replace(" ", "")
-    return f"head{pair.head_label} tail{pair.tail_label} {order} {pair.between}"
 
 
 class TypesBaseline:
@@ -221,15 +193,11 @@ class TypesBaseline:
     the most frequent class of such pairs in training."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        votes: dict[tuple[str, str, str], Counter] = defaultdict(Counter)
+        votes: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         for pair in pairs:
-            votes[self._key(pair)][pair.label] += 1
-        self.commonest = {key: votes[key].most_common(1)[0][0] for key in votes}
+            votes[pair.types].append(pair.label)
+        self.commonest = {types: mode(labels) for types, labels in votes.items()}
 
     def predict(self, pairs: Sequence[Pair]) -> np.ndarray:
         """(N,) class numbers."""
-        return np.array([self.commonest.get(self._key(pair), 0) for pair in pairs])
-
-    @staticmethod
-    def _key(pair: Pair) -> tuple[str, str, str]:
-        return pair.head_label, pair.tail_label, pair.order
+        return np.array([self.commonest.get(pair.types, 0) for pair in pairs])

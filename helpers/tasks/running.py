@@ -40,17 +40,17 @@ def get(
         )
     if str(name) in TASKS:
         return TASKS[str(name)]
-    if table or questions:
-        if not path.is_file():
+    if not path.is_file():
+        if table or questions:
             raise InvalidValue(f"there is no file {path}; check the path.")
-        if questions:
-            return extraction.Questions(path)
+        raise unknown_name("task", str(name), TASKS)
+    if questions:
+        return extraction.Questions(path)
+    if table:
         return classification.OwnTable(path, text_column or "text", label_column or "label")
-    if path.is_file():
-        raise InvalidValue(
-            f"{path} can't be trained on; a file of your own ends in {', '.join(ENDINGS)}, .json."
-        )
-    raise unknown_name("task", str(name), TASKS)
+    raise InvalidValue(
+        f"{path} can't be trained on; a file of your own ends in {', '.join(ENDINGS)}, .json."
+    )
 
 
 @dataclass(frozen=True)
@@ -90,31 +90,31 @@ class RunSettings:
     def training_config(self, task: Task) -> training.TrainingConfig:
         """What ``training.fit`` is given: the task's defaults where a setting is None. Raises
         InvalidValue for a value out of its range, or an adapter that the task can't train."""
-        defaults, adapted = task.defaults, self.lora_rank is not None
-        if adapted and defaults.lora_learning_rate is None:
+        own, adapted = task.defaults, self.lora_rank is not None
+        if adapted and own.lora_learning_rate is None:
             raise InvalidValue(
                 f"task {task.name!r} trains all weights; an adapter is for text classifiers: "
                 f"{', '.join(classification.TASKS)} and a table of your own."
             )
-        rate = defaults.lora_learning_rate if adapted else defaults.learning_rate
-        keep = self.checkpoint_every or self.resume
+        defaults: dict[str, Any] = {
+            "epochs": own.epochs,
+            "learning_rate": own.lora_learning_rate if adapted else own.learning_rate,
+            "batch_size": own.batch_size,
+        }
+        chosen = {name: value for name in defaults if (value := getattr(self, name)) is not None}
         return training.TrainingConfig(
-            epochs=_or(self.epochs, defaults.epochs),
-            learning_rate=_or(self.learning_rate, rate),
-            batch_size=_or(self.batch_size, defaults.batch_size),
-            consistency=defaults.consistency,
-            metric=defaults.metric,
+            **(defaults | chosen),
+            consistency=own.consistency,
+            metric=own.metric,
             seed=self.seed,
             max_steps=self.max_steps,
             checkpoint_every=self.checkpoint_every,
-            checkpoint_folder=self.out / "checkpoints" if keep else None,
+            checkpoint_folder=(
+                self.out / "checkpoints" if self.checkpoint_every or self.resume else None
+            ),
             resume=self.resume,
             progress=self.progress,
         )
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def train(
@@ -129,17 +129,15 @@ def train(
     Raises InvalidValue (a setting out of range, an unknown name), CourseError (``out`` holds a
     run already, a file of your own can't be used, training failed).
     """
-    config = settings.training_config(task)
-    finished = _finished_run(settings, task)
-    if finished and os.environ.get("RANK", "0") != "0":
-        return None
-    if finished and "test" in finished:
-        report(f"{settings.out} holds a finished run; nothing is left to resume.")
-        return finished
-    if finished:
-        report(f"{settings.out} holds a trained model that was not judged yet; judging it")
-        judged = evaluate(settings.out, task)
-        return _save_metrics(settings.out, judged | finished)
+    config, out = settings.training_config(task), settings.out
+    if finished := _finished_run(settings, task):
+        if os.environ.get("RANK", "0") != "0":
+            return None
+        if "test" in finished:
+            report(f"{out} holds a finished run; nothing is left to resume.")
+            return finished
+        report(f"{out} holds a trained model that was not judged yet; judging it")
+        return _save_metrics(out, evaluate(out, task) | finished)
     detected = runtime.detect(seed=settings.seed)
     name = settings.model or models.default_model(detected.profile)
 
@@ -152,7 +150,13 @@ def train(
         for split, rows in data.items()
     }
     model = task.head.build(name, seed=settings.seed, dropout=task.defaults.dropout)
-    model, adapter = _add_adapter(model, settings)
+    adapter = None
+    if settings.lora_rank is not None:
+        model = lora.add_lora(
+            model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
+        )
+        count = models.count_parameters(model, trainable_only=True)
+        adapter = (lora.settings(model) or {}) | {"trainable_parameters": count}
     report(
         f"{name}, {models.count_parameters(model) / 1e6:.1f} M parameters"
         + (f", {adapter['trainable_parameters']:,} of them trained" if adapter else "")
@@ -166,7 +170,7 @@ def train(
     # Saved before it is judged: nothing that fails from here on can cost the trained model.
     if adapter:
         model = lora.merge(model)
-    models.save_trained(model, tokenizer, settings.out / "model")
+    models.save_trained(model, tokenizer, out / "model")
     trained = {
         "task": task.name,
         "model": name,
@@ -184,9 +188,9 @@ def train(
         "losses": history.losses,
         "evaluations": history.evaluations,
     }
-    write_text(settings.out / TRAINED, json.dumps(trained, indent=2) + "\n")
+    write_text(out / TRAINED, json.dumps(trained, indent=2) + "\n")
     report("judging on the test set, and fitting the baselines on the same training set")
-    return _save_metrics(settings.out, trained | task.judge(model, encoded, data))
+    return _save_metrics(out, trained | task.judge(model, encoded, data))
 
 
 def _save_metrics(out: Path, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -220,17 +224,6 @@ def evaluate(folder: Path, task: Task) -> dict[str, Any]:
 def _cut(tokenizer: Any, task: Task) -> Any:
     tokenizer.model_max_length = min(task.defaults.max_length, tokenizer.model_max_length)
     return tokenizer
-
-
-def _add_adapter(model: Any, settings: RunSettings) -> tuple[Any, dict[str, Any] | None]:
-    """The model with the adapter that the settings ask for, and what metrics.json says of it."""
-    if settings.lora_rank is None:
-        return model, None
-    model = lora.add_lora(
-        model, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
-    )
-    count = models.count_parameters(model, trainable_only=True)
-    return model, (lora.settings(model) or {}) | {"trainable_parameters": count}
 
 
 def _finished_run(settings: RunSettings, task: Task) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from helpers.errors import CourseError, InvalidValue
 from helpers.tasks.questions import Example, check
 
-_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object", bool: "a bool"}
+_KINDS = {str: "a text", int: "a whole number", list: "a list", str | int: "a text or a number"}
 
 
 def read_squad(path: str | Path) -> list[Example]:
@@ -25,49 +25,41 @@ def read_squad(path: str | Path) -> list[Example]:
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CourseError(f"the questions in {path} cannot be read: {error}.") from error
-    except UnicodeDecodeError as error:
-        raise CourseError(f"{path.name} cannot be read: {error}. Save it as UTF-8.") from None
-    except ValueError as error:
-        raise CourseError(f"{path.name} cannot be read as JSON: {error}.") from None
-    try:
-        return check(_examples(content))
-    except _FormError as error:
+    except (OSError, ValueError) as error:
         raise CourseError(
-            f"{path.name} is not in SQuAD form: {error}. It must hold data > paragraphs > context "
-            f"and qas > id, question, answers > text, answer_start."
+            f"{path} cannot be read as JSON: {error}. Save it as JSON, in UTF-8."
         ) from None
+    return check(_examples(content, path.name))
 
 
-class _FormError(Exception):
-    pass
-
-
-def _field(owner: Any, name: str, kind: type, place: str) -> Any:
+def _field(owner: Any, name: str, kind: Any, place: str) -> Any:
     if not isinstance(owner, dict) or name not in owner:
-        raise _FormError(f"{place} has no {name!r}")
-    value = owner[name]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _FormError(f"{name!r} of {place} is {value!r:.40}, not {_KINDS[kind]}")
-    return value
+        fault = f"{place} has no {name!r}"
+    elif not isinstance(owner[name], kind) or (kind is int and isinstance(owner[name], bool)):
+        fault = f"{name!r} of {place} is {owner[name]!r:.40}, not {_KINDS[kind]}"
+    else:
+        return owner[name]
+    raise CourseError(
+        f"{fault}. A file in SQuAD form holds data > paragraphs > context and qas > id, question, "
+        f"answers > text, answer_start."
+    )
 
 
-def _examples(content: Any) -> Iterator[Example]:
-    for number, article in enumerate(_field(content, "data", list, "the file"), 1):
-        place = f"article {number}"
+def _examples(content: Any, file: str) -> Iterator[Example]:
+    for number, article in enumerate(_field(content, "data", list, file), 1):
+        place = f"{file}, article {number}"
         for nth, paragraph in enumerate(_field(article, "paragraphs", list, place), 1):
-            where = f"paragraph {nth} of {place}"
+            where = f"{place}, paragraph {nth}"
             context = _field(paragraph, "context", str, where)
+            document = f"{number} {article.get('title') or f'article {number}'}"
             for row, asked in enumerate(_field(paragraph, "qas", list, where), 1):
-                document = f"{number} {article.get('title') or place}"
-                yield _example(asked, context, document, f"question {row} of {where}")
+                name = str(_field(asked, "id", str | int, f"{where}, question {row}"))
+                answers = _answers(asked, f"{where}, question {name!r}")
+                question = _field(asked, "question", str, f"{where}, question {name!r}")
+                yield Example(name, question, context, answers, document)
 
 
-def _example(asked: Any, context: str, document: str, place: str) -> Example:
-    if not isinstance(asked, dict) or not isinstance(asked.get("id"), str | int):
-        raise _FormError(f"{place} has no 'id' that is a text or a number")
-    place = f"question {str(asked['id'])!r}"
+def _answers(asked: dict[str, Any], place: str) -> tuple[dict[str, Any], ...]:
     impossible = asked.get("is_impossible")
     given = asked.get("answers", []) if impossible else _field(asked, "answers", list, place)
     if impossible is not None and bool(impossible) == bool(given):
@@ -75,20 +67,18 @@ def _example(asked: Any, context: str, document: str, place: str) -> Example:
             f"{place} has {len(given)} answers and is_impossible is {impossible!r}; a question "
             f"has answers or is impossible."
         )
-    answers = tuple(
+    return tuple(
         {
             "text": _field(answer, "text", str, f"an answer of {place}"),
             "start": _field(answer, "answer_start", int, f"an answer of {place}"),
         }
         for answer in given
     )
-    question = _field(asked, "question", str, place)
-    return Example(str(asked["id"]), question, context, answers, document)
 
 
-def split_by_document(examples: Sequence[Example], *, seed: int = 42) -> dict[str, list[Example]]:
+def split_by_document(examples: Sequence[Example]) -> dict[str, list[Example]]:
     """70 % of the documents for training, 10 % for validation, 20 % for testing (at least one
-    each), drawn from ``seed``; the examples keep their order.
+    each), drawn with a fixed seed; the examples keep their order.
     Raises InvalidValue: fewer than three documents."""
     documents = sorted({example.document for example in examples})
     if len(documents) < 3:
@@ -97,14 +87,12 @@ def split_by_document(examples: Sequence[Example], *, seed: int = 42) -> dict[st
             f"3 are needed, because questions about one document must stay in one split. In a "
             f"SQuAD file each article in data is a document: give each text its own."
         )
-    order = np.random.default_rng(seed).permutation(len(documents))
-    test = max(1, len(documents) // 5)
-    validation = max(1, len(documents) // 10)
-    split_of = {}
-    for rank, number in enumerate(order):
-        part = "test" if rank < test else "validation" if rank < test + validation else "train"
-        split_of[documents[number]] = part
+    order = np.random.default_rng(42).permutation(documents).tolist()
+    test = max(1, len(order) // 5)
+    end = test + max(1, len(order) // 10)
+    parts = {"train": order[end:], "validation": order[test:end], "test": order[:test]}
+    split_of = {document: split for split, part in parts.items() for document in part}
     return {
         split: [example for example in examples if split_of[example.document] == split]
-        for split in ("train", "validation", "test")
+        for split in parts
     }

@@ -14,6 +14,7 @@ from helpers.batches import Batches
 from helpers.errors import CourseError, InvalidValue
 from helpers.files import sha256_of
 
+Splits = Mapping[str, Any]  # something for each of train, validation and test
 _ENDINGS = {
     "classifier": "ForSequenceClassification",
     "tokens": "ForTokenClassification",
@@ -66,19 +67,13 @@ class Head:
         """Model ``model`` under a fresh head drawn from ``seed``; dropout as in ``Defaults``."""
         if self.kind == "questions":
             return models.load_question_answerer(model, seed=seed, dropout=dropout)
-        tokens = self.kind == "tokens"
-        return (models.load_token_classifier if tokens else models.load_classifier)(
-            model,
-            labels=self.labels,
-            seed=seed,
-            dropout=dropout,
-            attention_dropout=None if dropout is None else 0.0,
-        )
+        load = models.load_token_classifier if self.kind == "tokens" else models.load_classifier
+        settings = {"dropout": dropout, "attention_dropout": None if dropout is None else 0.0}
+        return load(model, labels=self.labels, seed=seed, **settings)
 
     def check(self, model: Any, task: str) -> None:
         """Raises InvalidValue unless ``model`` has this head, with the same labels."""
-        names = model.config.id2label
-        found = [names[number] for number in sorted(names)]
+        found = [name for _, name in sorted(model.config.id2label.items())]
         fits = type(model).__name__.endswith(_ENDINGS[self.kind])
         if not fits or (self.labels and found != list(self.labels)):
             wanted = f" with the labels {', '.join(self.labels)}" if self.labels else ""
@@ -104,7 +99,7 @@ class Task(ABC):
         """The head that this task trains."""
 
     @abstractmethod
-    def load(self, examples: int | None = None) -> Mapping[str, Any]:
+    def load(self, examples: int | None = None) -> Splits:
         """The rows of the splits train, validation and test; they are the same in every run.
 
         examples: training rows to keep (None: the task's default). Raises InvalidValue if there
@@ -117,9 +112,7 @@ class Task(ABC):
         ``tokenizer.model_max_length``. training: also thin out or add what only training needs."""
 
     @abstractmethod
-    def judge(
-        self, model: Any, encoded: Mapping[str, Batches], data: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def judge(self, model: Any, encoded: Splits, data: Splits) -> dict[str, Any]:
         """``test``: the model's scores; ``baseline``: {name: scores} of the baselines, fitted on
         the same training rows. encoded: validation and test; data: all that ``load`` returned."""
 
@@ -127,7 +120,7 @@ class Task(ABC):
         """The training rows, loaded and encoded."""
         return self.encode(tokenizer, self.load(examples)["train"], training=True)
 
-    def describe(self, data: Mapping[str, Any]) -> str:
+    def describe(self, data: Splits) -> str:
         """The data in words."""
         return ", ".join(f"{len(rows):,} {split}" for split, rows in data.items()) + f" {self.unit}"
 
