@@ -1,8 +1,6 @@
 """From texts to batches of tensors: token ids, padding, masks, and the order of the batches.
 
-``training.fit`` and ``evaluation.predict`` accept any object that provides what ``Batches``
-lists. This module has three of them: ``EncodedTexts`` (texts with labels), ``LanguageBlocks``
-(causal language modelling) and ``MaskedTexts`` (masked language modelling).
+``training.fit`` and ``evaluation.predict`` accept whatever provides what ``Batches`` lists.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +14,7 @@ from helpers.errors import InvalidValue
 from helpers.losses import IGNORED
 
 Indices = Sequence[int] | np.ndarray
-_CHUNK = 1000  # texts per call of the tokenizer, so that its memory stays bounded
+_CHUNK = 1000  # texts per call of the tokenizer
 
 
 class Batches(Protocol):
@@ -40,8 +38,8 @@ class Batches(Protocol):
     def count_items(self, batch: dict[str, Tensor]) -> int:
         """How many items the loss of this batch is a mean over: examples, or tokens with a label.
 
-        Batches hold different numbers of items. Losses of several batches are therefore multiplied
-        by their counts, added up and divided once; the mean of their means would be another number.
+        Batches hold different numbers of items, so losses of several batches are multiplied by
+        their counts, added up and divided once; the mean of their means would be another number.
         """
         ...
 
@@ -55,6 +53,7 @@ class EncodedTexts:
     ids: (sum of lengths,) int32.
     offsets: (N + 1,) int64, the place in ``ids`` where each text starts, and the end of the last.
     labels: (N,), int64 class numbers or float32 values, or None.
+    token_labels: (sum of lengths,) a label for each token instead, ``IGNORED`` where it has none.
     truncated: how many texts were cut because they were longer than the limit.
     pad_token_id: fills the batches on the right.
     """
@@ -65,12 +64,21 @@ class EncodedTexts:
         offsets: np.ndarray,
         labels: np.ndarray | None = None,
         *,
+        token_labels: np.ndarray | None = None,
         pad_token_id: int = 0,
         truncated: int = 0,
     ) -> None:
-        self.ids, self.offsets, self.labels = ids, offsets, labels
+        self.ids, self.offsets, self.labels, self.token_labels = ids, offsets, labels, token_labels
         self.pad_token_id, self.truncated = pad_token_id, truncated
         self.lengths = np.diff(offsets)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Sequence[Sequence[int] | np.ndarray], *args: Any, **options: Any
+    ) -> "EncodedTexts":
+        """From the token ids of each text; all other arguments as above."""
+        ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+        return cls(ids, np.cumsum([0, *map(len, rows)]), *args, **options)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -79,26 +87,36 @@ class EncodedTexts:
         self, indices: Indices, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, both (B, T) int64, where T is the length of the
-        longest of these texts, and ``labels`` (B,) if there are any. Nothing here is random, so
-        ``generator`` is not used."""
-        rows = row_numbers(indices, len(self))
-        lengths = self.lengths[rows]  # (B,)
-        columns = np.arange(lengths.max())  # (T,)
-        filled = columns < lengths[:, None]  # (B, T)
-        input_ids = np.full(filled.shape, self.pad_token_id, dtype=np.int64)
-        # One indexing operation copies all tokens; a Python loop over the texts would be slower.
-        input_ids[filled] = self.ids[(self.offsets[rows, None] + columns)[filled]]
+        longest of these texts, and ``labels``, (B,) or (B, T), if there are any. Nothing here is
+        random, so ``generator`` is not used."""
+        rows = np.asarray(indices)
+        lengths = torch.from_numpy(self.lengths[rows])
         batch = {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(filled.astype(np.int64)),
+            "input_ids": self.padded(self.ids, rows, self.pad_token_id),
+            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
         }
         if self.labels is not None:
             batch["labels"] = torch.from_numpy(self.labels[rows])
+        if self.token_labels is not None:
+            batch["labels"] = self.padded(self.token_labels, rows, IGNORED)
         return batch
 
+    def padded(self, values: np.ndarray, rows: np.ndarray, filling: int) -> Tensor:
+        """(B, T) int64: ``values``, which has one number for each of our tokens, in these rows."""
+        lengths = self.lengths[rows]
+        columns = np.arange(lengths.max())  # (T,)
+        filled = columns < lengths[:, None]  # (B, T)
+        result = np.full(filled.shape, filling, dtype=np.int64)
+        # One indexing operation copies all tokens; a Python loop over the texts would be slower.
+        result[filled] = values[(self.offsets[:-1][rows, None] + columns)[filled]]
+        return torch.from_numpy(result)
+
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Examples, because a classifier's loss is the mean over examples."""
-        return len(batch["input_ids"])
+        """Examples, because a classifier's loss is the mean over examples; or tokens with a label,
+        if they have labels."""
+        if self.token_labels is None:
+            return len(batch["input_ids"])
+        return int((batch["labels"] != IGNORED).sum())
 
 
 def encode(
@@ -122,36 +140,21 @@ def encode(
         raise InvalidValue("there are no texts to encode; give at least one.")
     least = tokenizer.num_special_tokens_to_add() + 1
     if max_length < least:
-        raise InvalidValue(
-            f"max_length is {max_length}; this tokenizer needs at least {least} "
-            f"({least - 1} special tokens and one of the text)."
-        )
+        raise InvalidValue(f"max_length is {max_length}; this tokenizer needs at least {least}.")
     limit = min(max_length, tokenizer.model_max_length)
-    pieces: list[np.ndarray] = []
-    lengths: list[int] = []
+    rows: list[np.ndarray] = []
     truncated = 0
-    for start, chunk in _checked_chunks(texts):
-        rows = tokenizer(chunk, add_special_tokens=True, verbose=False)["input_ids"]
-        for row, ids in enumerate(rows):
+    for chunk in _chunks(texts):
+        encoded = tokenizer(chunk, truncation=True, max_length=limit)
+        for text, ids in zip(chunk, encoded["input_ids"], strict=True):
             if len(ids) < least:  # a text of characters that the tokenizer removes
-                raise _empty_text(start + row, chunk[row])
-        # Full lengths come first, to count the texts that are too long. Only those are encoded
-        # again: the tokenizer knows which special tokens must survive the cut.
-        long = [row for row, ids in enumerate(rows) if len(ids) > limit]
-        if long:
-            cut = tokenizer([chunk[row] for row in long], truncation=True, max_length=limit)
-            for row, ids in zip(long, cut["input_ids"], strict=True):
-                rows[row] = ids
-        truncated += len(long)
-        pieces.append(np.fromiter((id for ids in rows for id in ids), dtype=np.int32))
-        lengths += map(len, rows)
-    return EncodedTexts(
-        np.concatenate(pieces),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        None if labels is None else _check_labels(labels, len(texts), label_count),
-        pad_token_id=tokenizer.pad_token_id or 0,
-        truncated=truncated,
-    )
+                raise InvalidValue(f"text {len(rows)} has no token ({text!r}). Remove that row.")
+            rows.append(np.array(ids, dtype=np.int32))
+        truncated += sum(bool(text.overflowing) for text in encoded.encodings)
+    if labels is not None:
+        labels = _check_labels(labels, len(texts), label_count)
+    padding = tokenizer.pad_token_id or 0
+    return EncodedTexts.from_rows(rows, labels, pad_token_id=padding, truncated=truncated)
 
 
 def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarray:
@@ -162,14 +165,23 @@ def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarra
         return values.astype(np.float32)
     if values.dtype.kind not in "iub":
         raise InvalidValue(f"labels are {values.dtype}; class numbers must be whole numbers.")
-    highest = np.iinfo(np.int64).max if label_count is None else label_count - 1
-    wrong = np.flatnonzero((values < 0) | (values > highest))
+    wrong = np.flatnonzero((values < 0) | (values >= (label_count or np.inf)))
     if wrong.size:
         allowed = "0 or above" if label_count is None else f"0 to {label_count - 1}"
         raise InvalidValue(
             f"label {values[wrong[0]]} of text {wrong[0]} is outside the classes: {allowed}."
         )
     return values.astype(np.int64)
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """``texts`` in parts for the tokenizer, so that its memory stays bounded. Raises InvalidValue
+    for a text that is empty or not a string, and names its row."""
+    for row, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidValue(f"text {row} is {text!r}; it must hold a word. Remove that row.")
+    for start in range(0, len(texts), _CHUNK):
+        yield list(texts[start : start + _CHUNK])
 
 
 # -- causal language modelling ---------------------------------------------------------------------
@@ -194,8 +206,7 @@ class LanguageBlocks:
     ) -> dict[str, Tensor]:
         """``input_ids`` and ``labels``, both (B, T) int64 and equal: the model shifts the labels
         itself. ``generator`` is not used."""
-        rows = row_numbers(indices, len(self))
-        input_ids = torch.from_numpy(self.blocks[rows].astype(np.int64))  # (B, T)
+        input_ids = torch.from_numpy(self.blocks[np.asarray(indices)].astype(np.int64))  # (B, T)
         return {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
@@ -205,8 +216,7 @@ class LanguageBlocks:
 
 def language_blocks(tokenizer: Any, texts: Sequence[str], *, length: int) -> LanguageBlocks:
     """All texts joined end to end, each followed by the tokenizer's end token if it has one, and
-    cut into blocks of ``length`` tokens (at least 2). There is no padding, so no computation is
-    wasted on it.
+    cut into blocks of ``length`` tokens (at least 2), so that nothing is wasted on padding.
 
     Raises InvalidValue if a text is empty, or if the texts don't fill one block.
     """
@@ -214,15 +224,15 @@ def language_blocks(tokenizer: Any, texts: Sequence[str], *, length: int) -> Lan
         raise InvalidValue(f"length is {length}; a block needs at least 2 tokens, one to predict.")
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     pieces = [np.empty(0, np.int32)]
-    for _, chunk in _checked_chunks(texts):
+    for chunk in _chunks(texts):
         rows = tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]
-        pieces.append(np.fromiter((id for ids in rows for id in [*ids, *end]), dtype=np.int32))
+        pieces += [np.array(ids + end, dtype=np.int32) for ids in rows]
     ids = np.concatenate(pieces)
     count, dropped = divmod(len(ids), length)
     if count == 0:
         raise InvalidValue(
-            f"the texts have {len(ids)} tokens, fewer than one block of {length}. "
-            f"Give more text or a smaller length."
+            f"the texts have {len(ids)} tokens, fewer than one block of {length}. Give more text "
+            f"or a smaller length."
         )
     return LanguageBlocks(ids[: count * length].reshape(count, length), dropped=dropped)
 
@@ -311,14 +321,9 @@ def length_grouped_batches(
 
     Sorting all texts by length would waste the least padding, but every epoch would then show the
     same batches, from long to short. So the indices are shuffled, each ``pool`` of batches is
-    sorted by length and cut, and the batches are shuffled again. The order depends only on
-    (seed, epoch).
-
-    The last batch of the last pool holds what is left over. Within a batch, the texts run from
-    longest to shortest.
+    sorted by length and cut (from longest to shortest; the last batch holds what is left over), and
+    the batches are shuffled again. The order depends only on (seed, epoch).
     """
-    if batch_size < 1:
-        raise InvalidValue(f"batch_size is {batch_size}; it must be at least 1.")
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
     batches = []
@@ -357,35 +362,3 @@ def take_rows(
         if tensor.dim() > 1 and tensor.shape[1] == width and used < width:  # not labels of (B,)
             part[name] = tensor[:, :used].contiguous()
     return part
-
-
-def row_numbers(indices: Indices, count: int) -> np.ndarray:
-    """``indices`` as an array. Raises InvalidValue if there are none, or if one is outside
-    0 .. count - 1 (NumPy would read -1 as the last row)."""
-    rows = np.asarray(indices)
-    if rows.size == 0:
-        raise InvalidValue("a batch needs at least one index.")
-    if rows.min() < 0 or rows.max() >= count:
-        raise InvalidValue(
-            f"the indices run from {rows.min()} to {rows.max()}; they must be in 0 to {count - 1}."
-        )
-    return rows
-
-
-def _checked_chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """``texts`` in chunks for the tokenizer, each with the row of its first text. Raises
-    InvalidValue for a text that is empty or not a string, and names its row."""
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
-        for row, text in enumerate(chunk, start):
-            if not isinstance(text, str):
-                raise InvalidValue(f"text {row} is {text!r}, which is not a string.")
-            if not text.strip():
-                raise _empty_text(row, text)
-        yield start, chunk
-
-
-def _empty_text(row: int, text: str) -> InvalidValue:
-    return InvalidValue(
-        f"text {row} is empty ({text!r}): it has no token to learn from. Remove that row."
-    )
