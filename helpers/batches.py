@@ -3,12 +3,13 @@
 ``training.fit`` and ``evaluation.predict`` accept whatever provides what ``Batches`` lists.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from helpers.errors import InvalidValue
 from helpers.losses import IGNORED
@@ -53,7 +54,6 @@ class EncodedTexts:
     ids: (sum of lengths,) int32.
     offsets: (N + 1,) int64, the place in ``ids`` where each text starts, and the end of the last.
     labels: (N,), int64 class numbers or float32 values, or None.
-    token_labels: (sum of lengths,) a label for each token instead, ``IGNORED`` where it has none.
     truncated: how many texts were cut because they were longer than the limit.
     pad_token_id: fills the batches on the right.
     """
@@ -64,21 +64,12 @@ class EncodedTexts:
         offsets: np.ndarray,
         labels: np.ndarray | None = None,
         *,
-        token_labels: np.ndarray | None = None,
         pad_token_id: int = 0,
         truncated: int = 0,
     ) -> None:
-        self.ids, self.offsets, self.labels, self.token_labels = ids, offsets, labels, token_labels
+        self.ids, self.offsets, self.labels = ids, offsets, labels
         self.pad_token_id, self.truncated = pad_token_id, truncated
         self.lengths = np.diff(offsets)
-
-    @classmethod
-    def from_rows(
-        cls, rows: Sequence[Sequence[int] | np.ndarray], *args: Any, **options: Any
-    ) -> "EncodedTexts":
-        """From the token ids of each text; all other arguments as above."""
-        ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
-        return cls(ids, np.cumsum([0, *map(len, rows)]), *args, **options)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -87,36 +78,26 @@ class EncodedTexts:
         self, indices: Indices, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, both (B, T) int64, where T is the length of the
-        longest of these texts, and ``labels``, (B,) or (B, T), if there are any. Nothing here is
-        random, so ``generator`` is not used."""
-        rows = np.asarray(indices)
-        lengths = torch.from_numpy(self.lengths[rows])
+        longest of these texts, and ``labels`` (B,) if there are any. Nothing here is random, so
+        ``generator`` is not used."""
+        rows = row_numbers(indices, len(self))
+        lengths = self.lengths[rows]  # (B,)
+        columns = np.arange(lengths.max())  # (T,)
+        filled = columns < lengths[:, None]  # (B, T)
+        input_ids = np.full(filled.shape, self.pad_token_id, dtype=np.int64)
+        # One indexing operation copies all tokens; a Python loop over the texts would be slower.
+        input_ids[filled] = self.ids[(self.offsets[rows, None] + columns)[filled]]
         batch = {
-            "input_ids": self.padded(self.ids, rows, self.pad_token_id),
-            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(filled.astype(np.int64)),
         }
         if self.labels is not None:
             batch["labels"] = torch.from_numpy(self.labels[rows])
-        if self.token_labels is not None:
-            batch["labels"] = self.padded(self.token_labels, rows, IGNORED)
         return batch
 
-    def padded(self, values: np.ndarray, rows: np.ndarray, filling: int) -> Tensor:
-        """(B, T) int64: ``values``, which has one number for each of our tokens, in these rows."""
-        lengths = self.lengths[rows]
-        columns = np.arange(lengths.max())  # (T,)
-        filled = columns < lengths[:, None]  # (B, T)
-        result = np.full(filled.shape, filling, dtype=np.int64)
-        # One indexing operation copies all tokens; a Python loop over the texts would be slower.
-        result[filled] = values[(self.offsets[:-1][rows, None] + columns)[filled]]
-        return torch.from_numpy(result)
-
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Examples, because a classifier's loss is the mean over examples; or tokens with a label,
-        if they have labels."""
-        if self.token_labels is None:
-            return len(batch["input_ids"])
-        return int((batch["labels"] != IGNORED).sum())
+        """Examples, because a classifier's loss is the mean over examples."""
+        return len(batch["input_ids"])
 
 
 def encode(
@@ -142,19 +123,22 @@ def encode(
     if max_length < least:
         raise InvalidValue(f"max_length is {max_length}; this tokenizer needs at least {least}.")
     limit = min(max_length, tokenizer.model_max_length)
-    rows: list[np.ndarray] = []
+    pieces: list[np.ndarray] = []
     truncated = 0
     for chunk in _chunks(texts):
         encoded = tokenizer(chunk, truncation=True, max_length=limit)
         for text, ids in zip(chunk, encoded["input_ids"], strict=True):
             if len(ids) < least:  # a text of characters that the tokenizer removes
-                raise InvalidValue(f"text {len(rows)} has no token ({text!r}). Remove that row.")
-            rows.append(np.array(ids, dtype=np.int32))
+                raise InvalidValue(f"text {len(pieces)} has no token ({text!r}). Remove that row.")
+            pieces.append(np.array(ids, dtype=np.int32))
         truncated += sum(bool(text.overflowing) for text in encoded.encodings)
-    if labels is not None:
-        labels = _check_labels(labels, len(texts), label_count)
-    padding = tokenizer.pad_token_id or 0
-    return EncodedTexts.from_rows(rows, labels, pad_token_id=padding, truncated=truncated)
+    return EncodedTexts(
+        np.concatenate(pieces),
+        np.cumsum([0, *map(len, pieces)]),
+        None if labels is None else _check_labels(labels, len(texts), label_count),
+        pad_token_id=tokenizer.pad_token_id or 0,
+        truncated=truncated,
+    )
 
 
 def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarray:
@@ -184,6 +168,36 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
         yield list(texts[start : start + _CHUNK])
 
 
+# -- texts with a label for each token -------------------------------------------------------------
+
+
+class TokenRows:
+    """N texts with one row of values per text in each column, among them ``labels``.
+
+    columns: by name, the rows and what fills them up on the right; ``input_ids`` is one.
+    """
+
+    def __init__(self, columns: Mapping[str, tuple[Sequence[Sequence[int]], int]]) -> None:
+        self.columns = columns
+        self.lengths = np.array([len(row) for row in columns["input_ids"][0]])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(
+        self, indices: Indices, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Every column, (B, T) int64; ``generator`` is not used."""
+        return {
+            name: pad_sequence([torch.tensor(rows[i]) for i in indices], True, filling)
+            for name, (rows, filling) in self.columns.items()
+        }
+
+    def count_items(self, batch: dict[str, Tensor]) -> int:
+        """Tokens with a label, because the loss is the mean over them."""
+        return int((batch["labels"] != IGNORED).sum())
+
+
 # -- causal language modelling ---------------------------------------------------------------------
 
 
@@ -206,7 +220,8 @@ class LanguageBlocks:
     ) -> dict[str, Tensor]:
         """``input_ids`` and ``labels``, both (B, T) int64 and equal: the model shifts the labels
         itself. ``generator`` is not used."""
-        input_ids = torch.from_numpy(self.blocks[np.asarray(indices)].astype(np.int64))  # (B, T)
+        rows = row_numbers(indices, len(self))
+        input_ids = torch.from_numpy(self.blocks[rows].astype(np.int64))  # (B, T)
         return {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
@@ -362,3 +377,14 @@ def take_rows(
         if tensor.dim() > 1 and tensor.shape[1] == width and used < width:  # not labels of (B,)
             part[name] = tensor[:, :used].contiguous()
     return part
+
+
+def row_numbers(indices: Indices, count: int) -> np.ndarray:
+    """``indices`` as an array. Raises InvalidValue if one is outside 0 .. count - 1 (NumPy would
+    read -1 as the last row)."""
+    rows = np.asarray(indices)
+    if rows.min() < 0 or rows.max() >= count:
+        raise InvalidValue(
+            f"the indices run from {rows.min()} to {rows.max()}; they must be in 0 to {count - 1}."
+        )
+    return rows

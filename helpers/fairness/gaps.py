@@ -12,11 +12,12 @@ Conventions, everywhere in this module:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from helpers.errors import InvalidValue, unknown_name
-from helpers.evaluation.metrics import bootstrap, check_pair, percentile_interval
+from helpers.evaluation.metrics import Classes, bootstrap, check_pair, percentile_interval
 
 Numbers = Sequence[float] | np.ndarray
 Groups = Sequence[str] | np.ndarray
@@ -73,7 +74,7 @@ def counterfactual_gap(
     }
 
 
-def group_rates(labels: Numbers, predicted: Numbers, groups: Groups) -> dict[str, dict[str, float]]:
+def group_rates(labels: Classes, predicted: Classes, groups: Groups) -> dict[str, dict[str, float]]:
     """For each group its ``count``, ``base_rate`` (share of label 1), ``selection_rate`` (share
     predicted as 1), ``true_positive_rate``, ``false_positive_rate`` and ``accuracy``.
 
@@ -106,8 +107,8 @@ def group_rates(labels: Numbers, predicted: Numbers, groups: Groups) -> dict[str
 
 
 def group_gaps(
-    labels: Numbers,
-    predicted: Numbers,
+    labels: Classes,
+    predicted: Classes,
     groups: Groups,
     *,
     first: str,
@@ -142,7 +143,7 @@ def group_gaps(
         "accuracy": (everyone, predicted == labels),
     }
     members = [groups == first, groups == second]
-    settings = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    settings: Any = {"resamples": resamples, "confidence": confidence, "seed": seed}
     return {
         name: _estimate([(own & among & hit, own & among) for own in members], origins, **settings)
         for name, (among, hit) in counted.items()
@@ -225,7 +226,7 @@ def _same_length(**arrays: np.ndarray) -> None:
 
 
 def _classified(
-    labels: Numbers, predicted: Numbers, groups: Groups
+    labels: Classes, predicted: Classes, groups: Groups
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels, predicted = check_pair(labels, predicted)
     groups = np.asarray(groups)

@@ -170,7 +170,7 @@ def generate(
     too long or has ids outside the vocabulary, sampling combined with beams, or settings of
     sampling or beams without it.
     """
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     _check(max_new_tokens=max_new_tokens, num_beams=num_beams)
     _check(**sampling, repetition_penalty=repetition_penalty)
     for name, value in sampling.items():

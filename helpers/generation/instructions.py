@@ -9,12 +9,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from helpers.assets import catalog
-from helpers.batches import EncodedTexts
+from helpers.batches import TokenRows
 from helpers.errors import InvalidValue, unknown_name
 from helpers.generation.decoding import generate
 from helpers.losses import IGNORED
@@ -42,7 +41,7 @@ def encode_instructions(
     *,
     max_length: int = 128,
     system: str | None = SYSTEM,
-) -> EncodedTexts:
+) -> TokenRows:
     """Each pair as one conversation in the chat format of the tokenizer, for ``training.fit``.
 
     pairs: dictionaries with ``instruction`` and ``answer`` (and ``id``, for error messages).
@@ -62,8 +61,12 @@ def encode_instructions(
                 f"pair {pair.get('id', number)} has {len(rows[-1])} tokens, more than max_length="
                 f"{max_length}. Shorten it, or give a larger max_length."
             )
-    return EncodedTexts.from_rows(
-        rows, token_labels=np.concatenate(labels), pad_token_id=tokenizer.pad_token_id or 0
+    return TokenRows(
+        {
+            "input_ids": (rows, tokenizer.pad_token_id or 0),
+            "attention_mask": ([[1] * len(row) for row in rows], 0),
+            "labels": (labels, IGNORED),
+        }
     )
 
 
@@ -84,7 +87,7 @@ def answer(
     """
     prompts = [torch.tensor(encode_prompt(tokenizer, text, system)) for text in instructions]
     # Padding goes on the left, so that every answer starts right after its prompt.
-    left = {"batch_first": True, "padding_side": "left"}
+    left: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
     replies = []
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]

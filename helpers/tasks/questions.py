@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import assets, evaluation
-from helpers.batches import EncodedTexts
+from helpers.batches import EncodedTexts, row_numbers
 from helpers.corpora import annotations
 from helpers.corpora.annotations import Opening
 from helpers.corpora.readers import read_parquet
@@ -157,7 +157,7 @@ class Windows:
     ) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask``, ``token_type_ids`` (B, T), ``start_positions`` and
         ``end_positions`` (B,), all int64; nothing is random here."""
-        rows = np.asarray(indices)
+        rows = row_numbers(indices, len(self))
         batch = self.texts.batch(rows)
         types = np.zeros(batch["input_ids"].shape, dtype=np.int64)
         for row, index in enumerate(rows):
@@ -175,7 +175,7 @@ class Windows:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Windows":
         """Some of the windows, in the order of ``indices``."""
-        rows = np.asarray(indices)
+        rows = row_numbers(indices, len(self))
         places = [np.arange(*self.texts.offsets[row : row + 2]) for row in rows]
         flat = np.concatenate(places)
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
