@@ -8,13 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from helpers.errors import InvalidValue
 from helpers.losses import IGNORED
 
 Indices = Sequence[int] | np.ndarray
+Rows = Sequence[Sequence[int]] | np.ndarray
 _CHUNK = 1000  # texts per call of the tokenizer
 
 
@@ -27,9 +28,7 @@ class Batches(Protocol):
         """N, the number of examples."""
         ...
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """The model's arguments for these examples, labels included, so that it returns a loss.
 
         Whatever is random is drawn from ``generator``, so that a resumed run sees the same batches.
@@ -74,9 +73,7 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, both (B, T) int64, where T is the length of the
         longest of these texts, and ``labels`` (B,) if there are any. Nothing here is random, so
         ``generator`` is not used."""
@@ -177,56 +174,37 @@ class TokenRows:
     columns: by name, the rows and what fills them up on the right; ``input_ids`` is one.
     """
 
-    def __init__(self, columns: Mapping[str, tuple[Sequence[Sequence[int]], int]]) -> None:
+    def __init__(self, columns: Mapping[str, tuple[Rows, int]]) -> None:
         self.columns = columns
         self.lengths = np.array([len(row) for row in columns["input_ids"][0]])
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """Every column, (B, T) int64; ``generator`` is not used."""
         return {
-            name: pad_sequence([torch.tensor(rows[i]) for i in indices], True, filling)
+            name: pad_sequence([torch.tensor(rows[i]).long() for i in indices], True, filling)
             for name, (rows, filling) in self.columns.items()
         }
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Tokens with a label, because the loss is the mean over them."""
-        return int((batch["labels"] != IGNORED).sum())
+        """Tokens with a label, because the loss is the mean over them. The first never counts: it
+        is a special token, or has nothing that predicts it."""
+        return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
-# -- causal language modelling ---------------------------------------------------------------------
-
-
-class LanguageBlocks:
-    """Token ids cut into N blocks of equal length, for training a causal language model.
+class LanguageBlocks(TokenRows):
+    """Token ids cut into N blocks of equal length, for training a causal language model. Labels
+    and ids are equal: the model shifts the labels itself.
 
     blocks: (N, T) int32.
     dropped: tokens at the very end that didn't fill a block.
     """
 
     def __init__(self, blocks: np.ndarray, *, dropped: int = 0) -> None:
+        super().__init__({"input_ids": (blocks, 0), "labels": (blocks, 0)})
         self.blocks, self.dropped = blocks, dropped
-        self.lengths = np.full(len(blocks), blocks.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """``input_ids`` and ``labels``, both (B, T) int64 and equal: the model shifts the labels
-        itself. ``generator`` is not used."""
-        rows = row_numbers(indices, len(self))
-        input_ids = torch.from_numpy(self.blocks[rows].astype(np.int64))  # (B, T)
-        return {"input_ids": input_ids, "labels": input_ids.clone()}
-
-    def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Predictions: T - 1 per block, because nothing predicts its first token."""
-        return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
 def language_blocks(tokenizer: Any, texts: Sequence[str], *, length: int) -> LanguageBlocks:
@@ -261,7 +239,7 @@ def mask_tokens(
     mask_token_id: int,
     vocabulary_size: int,
     special_tokens_mask: Tensor,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     probability: float = 0.15,
 ) -> tuple[Tensor, Tensor]:
     """BERT's masking: choose each ordinary token with ``probability``. Of the chosen ones, 80 %
@@ -305,9 +283,7 @@ class MaskedTexts:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """``input_ids`` (masked), ``attention_mask`` and ``labels``, all (B, T) int64."""
         batch = self.texts.batch(indices)
         special = torch.isin(batch["input_ids"], self.special_ids) | (batch["attention_mask"] == 0)
@@ -316,7 +292,7 @@ class MaskedTexts:
             mask_token_id=self.mask_token_id,
             vocabulary_size=self.vocabulary_size,
             special_tokens_mask=special,
-            generator=generator or torch.Generator().manual_seed(0),
+            generator=generator or Generator().manual_seed(0),
             probability=self.probability,
         )
         return batch

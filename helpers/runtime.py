@@ -10,7 +10,6 @@ from helpers.errors import InvalidValue
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PROFILES = ("quick", "full")
-_PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def hub_is_reachable() -> bool:
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         request = urllib.request.Request(address, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+        with urllib.request.urlopen(request, timeout=2):
             return True
     except urllib.error.HTTPError as error:
         # A mirror may answer its bare address with 404 and still serve files; 403 and 407 come

@@ -146,7 +146,10 @@ def pairs(
     if first == second:
         raise InvalidValue(f"both groups are {first!r}; a pair needs two different ones.")
     if of.kind == "insert":
-        words = [_draw_words(of, group, len(texts), seed) for group in (first, second)]
+        words = []
+        for group in (first, second):
+            random = np.random.default_rng([seed, of.groups.index(group)])
+            words.append(random.choice(of.words[group], len(texts)))
         return [
             Pair(origin, of.template.format(one) + text, of.template.format(other) + text)
             for origin, (text, one, other) in enumerate(zip(texts, *words, strict=True))
@@ -162,11 +165,6 @@ def pairs(
             f"or only {second}. Give more texts, or choose an attribute that is inserted."
         )
     return made
-
-
-def _draw_words(of: Attribute, group: str, count: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng([seed, of.groups.index(group)])
-    return random.choice(of.words[group], count)
 
 
 def _require_group(of: Attribute, group: str) -> None:

@@ -62,7 +62,8 @@ def counterfactual_gap(
     ``absolute_shift``.
     """
     first, second = _probabilities(first, "first"), _probabilities(second, "second")
-    _same_length(first=first, second=second)
+    if len(first) != len(second):
+        raise InvalidValue(f"first has {len(first)} texts, second has {len(second)}; give pairs.")
     values = {
         "shift": second - first,
         "absolute_shift": np.abs(second - first),
@@ -129,10 +130,9 @@ def group_gaps(
     label that more than one in twenty resamples contains none.
     """
     labels, predicted, groups = _classified(labels, predicted, groups)
-    known = sorted(set(groups.tolist()))
     for group in (first, second):
-        if group not in known:
-            raise unknown_name("group (it has no members here)", str(group), map(str, known))
+        if group not in groups:
+            raise unknown_name("group (it has no members here)", str(group), {*map(str, groups)})
     if first == second:
         raise InvalidValue(f"both groups are {first!r}; a gap needs two different ones.")
     everyone = np.ones(len(labels), dtype=bool)
@@ -219,18 +219,13 @@ def _probabilities(values: Numbers, what: str) -> np.ndarray:
     return values
 
 
-def _same_length(**arrays: np.ndarray) -> None:
-    if len({len(array) for array in arrays.values()}) > 1:
-        listed = ", ".join(f"{name} has {len(array)}" for name, array in arrays.items())
-        raise InvalidValue(f"unequal lengths: {listed}. Give one of each for every example.")
-
-
 def _classified(
     labels: Classes, predicted: Classes, groups: Groups
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels, predicted = check_pair(labels, predicted)
     groups = np.asarray(groups)
-    _same_length(labels=labels, groups=groups)
+    if groups.shape != labels.shape:
+        raise InvalidValue(f"there are {len(labels)} labels and {len(groups)} groups; give pairs.")
     others = np.setdiff1d([labels, predicted], (0, 1))
     if others.size:
         raise InvalidValue(

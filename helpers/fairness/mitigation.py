@@ -11,23 +11,21 @@ over examples (the mean weight over the training data is 1), so gradient accumul
 same gradients.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from helpers.batches import EncodedTexts
+from helpers.batches import EncodedTexts, Indices
 from helpers.errors import InvalidValue
+from helpers.evaluation.metrics import Classes
+from helpers.fairness.gaps import Groups
 from helpers.losses import cross_entropy
 
 
-def reweighing(
-    labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray
-) -> np.ndarray:
+def reweighing(labels: Classes, groups: Groups) -> np.ndarray:
     """(N,) weights that make label and group independent: how often each pair would occur if they
     were, divided by how often it does, P(s) P(y) / P(s, y). Their mean is 1.
 
@@ -44,9 +42,7 @@ def reweighing(
     return (share("group") * share("label") / share("group", "label")).to_numpy()
 
 
-def rebalanced(
-    labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray, *, seed: int = 42
-) -> np.ndarray:
+def rebalanced(labels: Classes, groups: Groups, *, seed: int = 42) -> np.ndarray:
     """Sorted row numbers of a sample in which every group has every label equally often: as many
     rows of each pair, drawn without replacement, as the rarest pair has.
 
@@ -57,7 +53,7 @@ def rebalanced(
     return np.sort(drawn.index)
 
 
-def _table(labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray) -> pd.DataFrame:
+def _table(labels: Classes, groups: Groups) -> pd.DataFrame:
     table = pd.DataFrame({"group": groups, "label": labels})
     for (group, label), count in pd.crosstab(table["group"], table["label"]).stack().items():
         if not count:
@@ -150,9 +146,7 @@ class PairedTexts:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """The batch of the texts; ``weights`` (B,); ``other_input_ids`` and
         ``other_attention_mask`` (B, 1, U). The axis of length 1 keeps a micro-batch from
         being cut to the width of its texts when their counterfactuals are longer."""

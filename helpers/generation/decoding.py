@@ -184,9 +184,11 @@ def generate(
     ends, padding = _end_and_padding(model, end_tokens)
     penalty = repetition_penalty or 1.0
     generator = torch.Generator(input_ids.device).manual_seed(seed)
+    reader = Reader(model, mask)
 
-    def choose(scores: Tensor) -> Tensor:
-        """The next token (B,) from its scores (B, V)."""
+    def choose(ids: Tensor) -> Tensor:
+        """The next token (B,) of texts (B, T)."""
+        scores = penalise_repetition(reader.scores(ids), ids, penalty, reader.mask)  # (B, V)
         if not sample:
             return scores.argmax(dim=-1)
         p = filter_scores(scores, **sampling).softmax(dim=-1)  # (B, V)
@@ -196,15 +198,12 @@ def generate(
     model.eval()  # no dropout while writing
     try:
         if num_beams == 1:
-            reader = Reader(model, mask)
-            return _token_by_token(
-                reader, input_ids, max_new_tokens, ends, padding, penalty, choose
-            )
+            return _token_by_token(input_ids, max_new_tokens, ends, padding, choose)
         rows = []
         for row, kept in zip(input_ids, mask, strict=True):
             beams = row[kept.bool()].repeat(num_beams, 1)  # (b, T of this prompt)
-            reader = Reader(model, torch.ones_like(beams))
-            best = _beam_search(reader, beams, max_new_tokens, ends, penalty, length_penalty)
+            alone = Reader(model, torch.ones_like(beams))
+            best = _beam_search(alone, beams, max_new_tokens, ends, penalty, length_penalty)
             rows.append(best[beams.shape[1] :])
         new = pad_sequence(rows, batch_first=True, padding_value=padding)
         return torch.cat([input_ids, new], dim=1)
@@ -213,21 +212,13 @@ def generate(
 
 
 def _token_by_token(
-    reader: Reader,
-    ids: Tensor,
-    max_new_tokens: int,
-    ends: Tensor,
-    padding: int,
-    penalty: float,
-    choose: Callable[[Tensor], Tensor],
+    ids: Tensor, max_new_tokens: int, ends: Tensor, padding: int, choose: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Texts (B, T + new)."""
     running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)  # (B,)
     for _ in range(max_new_tokens):
-        scores = reader.scores(ids)  # (B, V)
-        token = choose(penalise_repetition(scores, ids, penalty, reader.mask))  # (B,)
         # Texts that have ended stay in the batch and get padding until all have ended.
-        token = torch.where(running, token, padding)
+        token = torch.where(running, choose(ids), padding)  # (B,)
         ids = torch.cat([ids, token[:, None]], dim=1)
         running = running & ~torch.isin(token, ends)
         if not running.any():
@@ -272,12 +263,11 @@ def _beam_search(
 
 def _end_and_padding(model: Any, end_tokens: Sequence[int] | None) -> tuple[Tensor, int]:
     settings = model.generation_config
-    ends = settings.eos_token_id if end_tokens is None else list(end_tokens)
-    ends = torch.tensor([] if ends is None else ends, dtype=torch.long, device=model.device)
-    ends = ends.reshape(-1)
-    if settings.pad_token_id is not None:
-        return ends, settings.pad_token_id
-    return ends, int(ends[0]) if len(ends) else 0
+    ids = settings.eos_token_id if end_tokens is None else list(end_tokens)
+    ends = torch.tensor([] if ids is None else ids, dtype=torch.long, device=model.device).flatten()
+    if settings.pad_token_id is None:
+        return ends, int(ends[0]) if len(ends) else 0
+    return ends, settings.pad_token_id
 
 
 # -- checks ----------------------------------------------------------------------------------------
