@@ -127,3 +127,14 @@ def test_taking_rows_drops_columns_of_padding():
     part = batches.take_rows(whole, [3, 8])
     alone = data.batch([3, 8])
     assert all(torch.equal(part[name], alone[name]) for name in alone)
+
+
+def test_rows_of_tokens_are_filled_up_column_by_column():
+    labels = [[-100, 6, 7], [-100]]
+    data = batches.TokenRows({"input_ids": ([[5, 6, 7], [8]], 9), "labels": (labels, -100)})
+    batch = data.batch([1, 0])
+    assert batch["input_ids"].tolist() == [[8, 9, 9], [5, 6, 7]]
+    assert batch["labels"].tolist() == [[-100, -100, -100], [-100, 6, 7]]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    assert len(data) == 2 and data.lengths.tolist() == [3, 1]
+    assert data.count_items(batch) == 2
