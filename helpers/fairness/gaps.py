@@ -63,7 +63,7 @@ def counterfactual_gap(
     """
     first, second = _probabilities(first, "first"), _probabilities(second, "second")
     if len(first) != len(second):
-        raise InvalidValue(f"first has {len(first)} texts, second has {len(second)}; give pairs.")
+        raise InvalidValue(f"first has length {len(first)}, second {len(second)}; give pairs.")
     values = {
         "shift": second - first,
         "absolute_shift": np.abs(second - first),
@@ -225,7 +225,7 @@ def _classified(
     labels, predicted = check_pair(labels, predicted)
     groups = np.asarray(groups)
     if groups.shape != labels.shape:
-        raise InvalidValue(f"there are {len(labels)} labels and {len(groups)} groups; give pairs.")
+        raise InvalidValue(f"{len(labels)} examples have {len(groups)} groups; give one for each.")
     others = np.setdiff1d([labels, predicted], (0, 1))
     if others.size:
         raise InvalidValue(

@@ -48,6 +48,7 @@ def encode_instructions(
     max_length: the most tokens per conversation. A longer one is refused and not cut, because
         the model would learn to stop in the middle of an answer.
     system: the system message before the instruction; None leaves it to the chat template.
+    Raises InvalidValue: a pair that is too long, or a tokenizer without a chat template.
     """
     rows, labels = [], []
     for number, pair in enumerate(pairs):
