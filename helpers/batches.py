@@ -275,10 +275,9 @@ class MaskedTexts:
     def __init__(self, texts: EncodedTexts, tokenizer: Any, *, probability: float = 0.15) -> None:
         if tokenizer.mask_token_id is None:
             raise InvalidValue("this tokenizer has no mask token; use that of a masked model.")
-        self.texts, self.probability = texts, probability
+        self.texts, self.lengths, self.probability = texts, texts.lengths, probability
         self.mask_token_id, self.vocabulary_size = tokenizer.mask_token_id, len(tokenizer)
-        self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
-        self.lengths = texts.lengths
+        self.special_ids = torch.tensor(tokenizer.all_special_ids)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -335,7 +334,7 @@ def sorted_batches(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[np
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        size = max(1, tokens_per_batch // int(max(1, lengths[order[start]])))
+        size = max(1, tokens_per_batch // int(lengths[order[start]]))
         yield order[start : start + size]
         start += size
 

@@ -44,6 +44,12 @@ def test_truncated_texts_are_counted():
     assert data.lengths.tolist() == [3, 11, 12, 12, 12]
 
 
+def test_a_text_has_128_tokens_at_most_if_nothing_else_is_said():
+    tokenizer = tiny.tokenizer()
+    tokenizer.model_max_length = 1000
+    assert batches.encode(tokenizer, ["w5 " * 300]).lengths.tolist() == [128]
+
+
 def test_the_tokenizers_own_limit_holds_too():
     data = batches.encode(tiny.tokenizer(), ["w5 " * 100], max_length=1000)
     assert data.lengths.tolist() == [tiny.POSITIONS]
