@@ -194,7 +194,8 @@ def test_the_fair_loss_pairs_with_strength_1_and_not_at_all_with_0():
     torch.testing.assert_close(mitigation.FairLoss(model)(**batch).loss, plain + apart)
     torch.testing.assert_close(mitigation.FairLoss(model, strength=0)(**batch).loss, plain)
     batch.pop("labels")
-    assert mitigation.FairLoss(model)(**batch).loss is None
+    unlabelled = mitigation.FairLoss(model)(**batch)
+    assert unlabelled.loss is None and torch.equal(unlabelled.logits, z)
 
 
 def test_a_paired_text_is_as_long_as_the_longer_of_the_two():
