@@ -1,22 +1,22 @@
 """From texts to batches of tensors: token ids, padding, masks, and the order of the batches.
 
-``training.fit`` and ``evaluation.predict`` accept any object that provides what ``Batches``
-lists. This module has three of them: ``EncodedTexts`` (texts with labels), ``LanguageBlocks``
-(causal language modelling) and ``MaskedTexts`` (masked language modelling).
+``training.fit`` and ``evaluation.predict`` accept whatever provides what ``Batches`` lists.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from helpers.errors import InvalidValue
 from helpers.losses import IGNORED
 
 Indices = Sequence[int] | np.ndarray
-_CHUNK = 1000  # texts per call of the tokenizer, so that its memory stays bounded
+Rows = Sequence[Sequence[int]] | np.ndarray
+_CHUNK = 1000  # texts per call of the tokenizer
 
 
 class Batches(Protocol):
@@ -28,9 +28,7 @@ class Batches(Protocol):
         """N, the number of examples."""
         ...
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """The model's arguments for these examples, labels included, so that it returns a loss.
 
         Whatever is random is drawn from ``generator``, so that a resumed run sees the same batches.
@@ -40,8 +38,8 @@ class Batches(Protocol):
     def count_items(self, batch: dict[str, Tensor]) -> int:
         """How many items the loss of this batch is a mean over: examples, or tokens with a label.
 
-        Batches hold different numbers of items. Losses of several batches are therefore multiplied
-        by their counts, added up and divided once; the mean of their means would be another number.
+        Batches hold different numbers of items, so losses of several batches are multiplied by
+        their counts, added up and divided once; the mean of their means would be another number.
         """
         ...
 
@@ -75,9 +73,7 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, both (B, T) int64, where T is the length of the
         longest of these texts, and ``labels`` (B,) if there are any. Nothing here is random, so
         ``generator`` is not used."""
@@ -122,32 +118,20 @@ def encode(
         raise InvalidValue("there are no texts to encode; give at least one.")
     least = tokenizer.num_special_tokens_to_add() + 1
     if max_length < least:
-        raise InvalidValue(
-            f"max_length is {max_length}; this tokenizer needs at least {least} "
-            f"({least - 1} special tokens and one of the text)."
-        )
+        raise InvalidValue(f"max_length is {max_length}; this tokenizer needs at least {least}.")
     limit = min(max_length, tokenizer.model_max_length)
     pieces: list[np.ndarray] = []
-    lengths: list[int] = []
     truncated = 0
-    for start, chunk in _checked_chunks(texts):
-        rows = tokenizer(chunk, add_special_tokens=True, verbose=False)["input_ids"]
-        for row, ids in enumerate(rows):
+    for chunk in _chunks(texts):
+        encoded = tokenizer(chunk, truncation=True, max_length=limit)
+        for text, ids in zip(chunk, encoded["input_ids"], strict=True):
             if len(ids) < least:  # a text of characters that the tokenizer removes
-                raise _empty_text(start + row, chunk[row])
-        # Full lengths come first, to count the texts that are too long. Only those are encoded
-        # again: the tokenizer knows which special tokens must survive the cut.
-        long = [row for row, ids in enumerate(rows) if len(ids) > limit]
-        if long:
-            cut = tokenizer([chunk[row] for row in long], truncation=True, max_length=limit)
-            for row, ids in zip(long, cut["input_ids"], strict=True):
-                rows[row] = ids
-        truncated += len(long)
-        pieces.append(np.fromiter((id for ids in rows for id in ids), dtype=np.int32))
-        lengths += map(len, rows)
+                raise InvalidValue(f"text {len(pieces)} has no token ({text!r}). Remove that row.")
+            pieces.append(np.array(ids, dtype=np.int32))
+        truncated += sum(bool(text.overflowing) for text in encoded.encodings)
     return EncodedTexts(
         np.concatenate(pieces),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.cumsum([0, *map(len, pieces)]),
         None if labels is None else _check_labels(labels, len(texts), label_count),
         pad_token_id=tokenizer.pad_token_id or 0,
         truncated=truncated,
@@ -162,8 +146,7 @@ def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarra
         return values.astype(np.float32)
     if values.dtype.kind not in "iub":
         raise InvalidValue(f"labels are {values.dtype}; class numbers must be whole numbers.")
-    highest = np.iinfo(np.int64).max if label_count is None else label_count - 1
-    wrong = np.flatnonzero((values < 0) | (values > highest))
+    wrong = np.flatnonzero((values < 0) | (values >= (label_count or np.inf)))
     if wrong.size:
         allowed = "0 or above" if label_count is None else f"0 to {label_count - 1}"
         raise InvalidValue(
@@ -172,41 +155,61 @@ def _check_labels(labels: Any, count: int, label_count: int | None) -> np.ndarra
     return values.astype(np.int64)
 
 
-# -- causal language modelling ---------------------------------------------------------------------
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """``texts`` in parts for the tokenizer, so that its memory stays bounded. Raises InvalidValue
+    for a text that is empty or not a string, and names its row."""
+    for row, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidValue(f"text {row} is {text!r}; it must hold a word. Remove that row.")
+    for start in range(0, len(texts), _CHUNK):
+        yield list(texts[start : start + _CHUNK])
 
 
-class LanguageBlocks:
-    """Token ids cut into N blocks of equal length, for training a causal language model.
+# -- texts with a label for each token -------------------------------------------------------------
+
+
+class TokenRows:
+    """N texts with one row of values per text in each column, among them ``labels``.
+
+    columns: by name, the rows and what fills them up on the right; ``input_ids`` is one.
+    """
+
+    def __init__(self, columns: Mapping[str, tuple[Rows, int]]) -> None:
+        self.columns = columns
+        self.lengths = np.array([len(row) for row in columns["input_ids"][0]])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
+        """Every column, (B, T) int64; ``generator`` is not used."""
+        return {
+            name: pad_sequence([torch.tensor(rows[i]).long() for i in indices], True, filling)
+            for name, (rows, filling) in self.columns.items()
+        }
+
+    def count_items(self, batch: dict[str, Tensor]) -> int:
+        """Tokens with a label, because the loss is the mean over them. The first never counts: it
+        is a special token, or has nothing that predicts it."""
+        return int((batch["labels"][:, 1:] != IGNORED).sum())
+
+
+class LanguageBlocks(TokenRows):
+    """Token ids cut into N blocks of equal length, for training a causal language model. Labels
+    and ids are equal: the model shifts the labels itself.
 
     blocks: (N, T) int32.
     dropped: tokens at the very end that didn't fill a block.
     """
 
     def __init__(self, blocks: np.ndarray, *, dropped: int = 0) -> None:
+        super().__init__({"input_ids": (blocks, 0), "labels": (blocks, 0)})
         self.blocks, self.dropped = blocks, dropped
-        self.lengths = np.full(len(blocks), blocks.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """``input_ids`` and ``labels``, both (B, T) int64 and equal: the model shifts the labels
-        itself. ``generator`` is not used."""
-        rows = row_numbers(indices, len(self))
-        input_ids = torch.from_numpy(self.blocks[rows].astype(np.int64))  # (B, T)
-        return {"input_ids": input_ids, "labels": input_ids.clone()}
-
-    def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Predictions: T - 1 per block, because nothing predicts its first token."""
-        return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 
 def language_blocks(tokenizer: Any, texts: Sequence[str], *, length: int) -> LanguageBlocks:
     """All texts joined end to end, each followed by the tokenizer's end token if it has one, and
-    cut into blocks of ``length`` tokens (at least 2). There is no padding, so no computation is
-    wasted on it.
+    cut into blocks of ``length`` tokens (at least 2), so that nothing is wasted on padding.
 
     Raises InvalidValue if a text is empty, or if the texts don't fill one block.
     """
@@ -214,15 +217,15 @@ def language_blocks(tokenizer: Any, texts: Sequence[str], *, length: int) -> Lan
         raise InvalidValue(f"length is {length}; a block needs at least 2 tokens, one to predict.")
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     pieces = [np.empty(0, np.int32)]
-    for _, chunk in _checked_chunks(texts):
+    for chunk in _chunks(texts):
         rows = tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]
-        pieces.append(np.fromiter((id for ids in rows for id in [*ids, *end]), dtype=np.int32))
+        pieces += [np.array(ids + end, dtype=np.int32) for ids in rows]
     ids = np.concatenate(pieces)
     count, dropped = divmod(len(ids), length)
     if count == 0:
         raise InvalidValue(
-            f"the texts have {len(ids)} tokens, fewer than one block of {length}. "
-            f"Give more text or a smaller length."
+            f"the texts have {len(ids)} tokens, fewer than one block of {length}. Give more text "
+            f"or a smaller length."
         )
     return LanguageBlocks(ids[: count * length].reshape(count, length), dropped=dropped)
 
@@ -236,7 +239,7 @@ def mask_tokens(
     mask_token_id: int,
     vocabulary_size: int,
     special_tokens_mask: Tensor,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     probability: float = 0.15,
 ) -> tuple[Tensor, Tensor]:
     """BERT's masking: choose each ordinary token with ``probability``. Of the chosen ones, 80 %
@@ -272,17 +275,14 @@ class MaskedTexts:
     def __init__(self, texts: EncodedTexts, tokenizer: Any, *, probability: float = 0.15) -> None:
         if tokenizer.mask_token_id is None:
             raise InvalidValue("this tokenizer has no mask token; use that of a masked model.")
-        self.texts, self.probability = texts, probability
+        self.texts, self.lengths, self.probability = texts, texts.lengths, probability
         self.mask_token_id, self.vocabulary_size = tokenizer.mask_token_id, len(tokenizer)
-        self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
-        self.lengths = texts.lengths
+        self.special_ids = torch.tensor(tokenizer.all_special_ids)
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(
-        self, indices: Indices, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """``input_ids`` (masked), ``attention_mask`` and ``labels``, all (B, T) int64."""
         batch = self.texts.batch(indices)
         special = torch.isin(batch["input_ids"], self.special_ids) | (batch["attention_mask"] == 0)
@@ -291,7 +291,7 @@ class MaskedTexts:
             mask_token_id=self.mask_token_id,
             vocabulary_size=self.vocabulary_size,
             special_tokens_mask=special,
-            generator=generator or torch.Generator().manual_seed(0),
+            generator=generator or Generator().manual_seed(0),
             probability=self.probability,
         )
         return batch
@@ -311,14 +311,9 @@ def length_grouped_batches(
 
     Sorting all texts by length would waste the least padding, but every epoch would then show the
     same batches, from long to short. So the indices are shuffled, each ``pool`` of batches is
-    sorted by length and cut, and the batches are shuffled again. The order depends only on
-    (seed, epoch).
-
-    The last batch of the last pool holds what is left over. Within a batch, the texts run from
-    longest to shortest.
+    sorted by length and cut (from longest to shortest; the last batch holds what is left over), and
+    the batches are shuffled again. The order depends only on (seed, epoch).
     """
-    if batch_size < 1:
-        raise InvalidValue(f"batch_size is {batch_size}; it must be at least 1.")
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
     batches = []
@@ -339,7 +334,7 @@ def sorted_batches(lengths: np.ndarray, *, tokens_per_batch: int) -> Iterator[np
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        size = max(1, tokens_per_batch // int(max(1, lengths[order[start]])))
+        size = max(1, tokens_per_batch // int(lengths[order[start]]))
         yield order[start : start + size]
         start += size
 
@@ -360,32 +355,11 @@ def take_rows(
 
 
 def row_numbers(indices: Indices, count: int) -> np.ndarray:
-    """``indices`` as an array. Raises InvalidValue if there are none, or if one is outside
-    0 .. count - 1 (NumPy would read -1 as the last row)."""
+    """``indices`` as an array. Raises InvalidValue if one is outside 0 .. count - 1 (NumPy would
+    read -1 as the last row)."""
     rows = np.asarray(indices)
-    if rows.size == 0:
-        raise InvalidValue("a batch needs at least one index.")
     if rows.min() < 0 or rows.max() >= count:
         raise InvalidValue(
             f"the indices run from {rows.min()} to {rows.max()}; they must be in 0 to {count - 1}."
         )
     return rows
-
-
-def _checked_chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """``texts`` in chunks for the tokenizer, each with the row of its first text. Raises
-    InvalidValue for a text that is empty or not a string, and names its row."""
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
-        for row, text in enumerate(chunk, start):
-            if not isinstance(text, str):
-                raise InvalidValue(f"text {row} is {text!r}, which is not a string.")
-            if not text.strip():
-                raise _empty_text(row, text)
-        yield start, chunk
-
-
-def _empty_text(row: int, text: str) -> InvalidValue:
-    return InvalidValue(
-        f"text {row} is empty ({text!r}): it has no token to learn from. Remove that row."
-    )

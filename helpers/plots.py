@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
@@ -45,21 +46,18 @@ def style() -> None:
 def loss_curve(
     history: Any, ax: Axes | None = None, *, smooth: int = 1, label: str | None = None
 ) -> Axes:
-    """Loss against optimiser step.
+    """Loss against optimiser step, with the evaluations of a ``History`` as points in the colour of
+    its line.
 
-    The evaluations of a ``History`` are drawn as points in the colour of its line.
-
-    Args:
-        history: a ``training.History``, or a sequence of losses (nats), one per step.
-        smooth: each point is the mean of this many steps, up to and including its own.
-        label: the name of the line in the legend.
+    history: a ``training.History``, or a sequence of losses (nats), one per step.
+    smooth: each point is the mean of this many steps, up to and including its own.
+    label: the name of the line in the legend.
     """
     ax = _axes(ax)
-    losses = np.asarray(getattr(history, "losses", history), dtype=float)  # (steps,)
-    steps = np.asarray([row["step"] for row in getattr(history, "steps", [])])
-    if len(steps) != len(losses):
-        steps = np.arange(1, len(losses) + 1)
-    (line,) = ax.plot(steps, trailing_mean(losses, smooth), label=label or "training")
+    losses = pd.Series(getattr(history, "losses", history), dtype=float)  # (steps,)
+    steps = [row["step"] for row in getattr(history, "steps", [])] or range(1, len(losses) + 1)
+    means = losses.rolling(smooth, min_periods=1).mean()
+    (line,) = ax.plot(steps, means, label=label or "training")
     evaluations = getattr(history, "evaluations", [])
     if evaluations:
         ax.plot(
@@ -73,17 +71,6 @@ def loss_curve(
         ax.legend()
     ax.set(xlabel="optimiser step", ylabel="loss (nats)")
     return ax
-
-
-def trailing_mean(values: Sequence[float] | np.ndarray, width: int) -> np.ndarray:
-    """The mean of each value and the ``width - 1`` before it (fewer at the start)."""
-    values = np.asarray(values, dtype=float)
-    if width <= 1 or len(values) == 0:
-        return values
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 def confusion(
@@ -127,10 +114,8 @@ def reliability(
     """How often the model is right (y) when it is this confident (x). A calibrated model lies on
     the diagonal. The area of each disc shows the share of examples in its bin.
 
-    Args:
-        probabilities: (N, C); each row sums to 1.
-        labels: (N,), the true classes.
-        bins: the number of confidence bins of equal width; empty ones are left out.
+    probabilities: (N, C); each row sums to 1. labels: (N,), the true classes.
+    bins: the number of confidence bins of equal width; empty ones are left out.
     """
     ax = _axes(ax)
     found = calibration_bins(probabilities, labels, bins)

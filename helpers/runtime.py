@@ -1,9 +1,7 @@
 """Which device, precision and profile to use on this machine, and seeding."""
 
 import os
-import platform
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from helpers.errors import InvalidValue
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PROFILES = ("quick", "full")
-_PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -53,45 +50,35 @@ def detect(
     check_seed(seed)
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     best = "cuda" if has_cuda else "mps" if has_mps else "cpu"
-    device = _one_of("device", device, DEVICES) or best
+    device = _allowed("device", device, DEVICES) or best
     if (device == "cuda" and not has_cuda) or (device == "mps" and not has_mps):
         raise InvalidValue(f"device is {device!r}, which this machine lacks; use {best!r}.")
 
-    reason = "as asked for"
-    precision = _asked_for("precision", precision, PRECISIONS)
+    precision, precision_reason = _asked_for("precision", precision, PRECISIONS), "as asked for"
     if precision is None:
-        capability = torch.cuda.get_device_capability() if device == "cuda" else None
-        precision, reason = choose_precision(
+        capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
+        precision, precision_reason = choose_precision(
             device, compute_capability=capability, cpu_flags=cpu_flags()
         )
-
-    profile_reason = "as asked for"
-    profile = _asked_for("profile", profile, PROFILES)
+    profile, profile_reason = _asked_for("profile", profile, PROFILES), "as asked for"
     if profile is None:
-        profile, profile_reason = choose_profile(
-            cuda=has_cuda,
-            offline=os.environ.get("COURSE_OFFLINE") == "1",
-            hub_reachable=hub_is_reachable,
-        )
-    return Runtime(
-        device, precision, reason, seed, profile, profile_reason, torch.get_num_threads()
-    )
+        profile, profile_reason = choose_profile(cuda=has_cuda)
+    threads = torch.get_num_threads()
+    return Runtime(device, precision, precision_reason, seed, profile, profile_reason, threads)
 
 
 def choose_precision(
     device: str,
     *,
-    compute_capability: tuple[int, int] | None = None,
+    compute_capability: tuple[int, int] = (0, 0),
     cpu_flags: frozenset[str] = frozenset(),
 ) -> tuple[str, str]:
     """The precision to train with on ``device``, and the reason in words.
 
-    compute_capability: of a CUDA device, such as (8, 0); required for "cuda".
+    compute_capability: of a CUDA device, such as (8, 0).
     cpu_flags: instruction sets of the CPU, as ``cpu_flags()`` returns them.
     """
     if device == "cuda":
-        if compute_capability is None:
-            raise InvalidValue("compute_capability is None; a CUDA device has one, such as (8, 0).")
         number = ".".join(map(str, compute_capability))
         # The capability decides, not torch.cuda.is_bf16_supported(): that also says yes to a T4
         # (7.5), which only emulates bf16 and is several times slower with it than with fp16.
@@ -109,16 +96,14 @@ def choose_precision(
     return "fp32", f"float32 is the safe choice on {device}"
 
 
-def choose_profile(
-    *, cuda: bool, offline: bool, hub_reachable: Callable[[], bool]
-) -> tuple[str, str]:
-    """The profile, and the reason in words. ``hub_reachable`` is called only if it matters,
-    because its answer can take two seconds."""
+def choose_profile(*, cuda: bool) -> tuple[str, str]:
+    """The profile, and the reason in words. The Hub is asked only if it matters, because its answer
+    can take two seconds."""
     if not cuda:
         return "quick", "there is no CUDA device"
-    if offline:
+    if os.environ.get("COURSE_OFFLINE") == "1":
         return "quick", "COURSE_OFFLINE=1"
-    if hub_reachable():
+    if hub_is_reachable():
         return "full", "there is a CUDA device and the Hugging Face Hub answers"
     return "quick", "the Hugging Face Hub does not answer"
 
@@ -133,7 +118,7 @@ def hub_is_reachable() -> bool:
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         request = urllib.request.Request(address, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+        with urllib.request.urlopen(request, timeout=2):
             return True
     except urllib.error.HTTPError as error:
         # A mirror may answer its bare address with 404 and still serve files; 403 and 407 come
@@ -145,13 +130,8 @@ def hub_is_reachable() -> bool:
 
 def cpu_flags() -> frozenset[str]:
     """The CPU's instruction sets as Linux lists them; empty on other systems."""
-    if platform.system() != "Linux":
-        return frozenset()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         if line.startswith(("flags", "Features")):  # x86, Arm
             return frozenset(line.split(":", 1)[1].split())
     return frozenset()
@@ -178,14 +158,14 @@ def check_seed(seed: int) -> None:
         raise InvalidValue(f"seed is {seed!r}; it must be a whole number from 0 to 2**32 - 1.")
 
 
-def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
-    if value is not None and value not in allowed:
-        raise InvalidValue(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")
-    return value
-
-
 def _asked_for(name: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
     """The argument, or else the environment variable COURSE_NAME, or else None."""
     variable = f"COURSE_{name.upper()}"
     session = os.environ.get(variable) or None  # empty means unset
-    return _one_of(name, value, allowed) or _one_of(variable, session, allowed)
+    return _allowed(name, value, allowed) or _allowed(variable, session, allowed)
+
+
+def _allowed(what: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    if value not in (None, *allowed):
+        raise InvalidValue(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")
+    return value

@@ -3,9 +3,9 @@
 They are optional: without ipywidgets, the functions can be called directly.
 """
 
-import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -25,21 +25,24 @@ def explore(function: Callable[..., Any], **controls: Any) -> None:
             for a menu, True or False for a checkbox, or text. A control starts at the default value
             of its argument.
 
-    Without ipywidgets, it prints a note and draws once, with the values at which the controls would
-    start.
+    Without ipywidgets, it prints a note and draws once.
     """
+
+    def redraw(**values: Any) -> None:
+        try:
+            draw(function, **values)
+        except CourseError as error:
+            print(error)
+
     try:
-        import ipywidgets
+        panel = _panel(function, controls, redraw)
     except ImportError:
-        values = {name: start_value(function, name, control) for name, control in controls.items()}
+        values = _start_values(function, controls)
         print(f"ipywidgets is not installed, so this is drawn only once, with {values}.")
-        draw(function, **values)
+        redraw(**values)
         return
     from IPython.display import display
 
-    drawing = functools.wraps(function)(_drawing(function))
-    drawing.__signature__ = _signature(function, controls)  # type: ignore[attr-defined]
-    panel = ipywidgets.interactive(drawing, **controls)
     for control in panel.kwargs_widgets:
         if hasattr(control, "continuous_update"):
             control.continuous_update = False  # redraw when the slider is released, not on the way
@@ -59,27 +62,19 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
     try:
         import ipywidgets
     except ImportError:
-        values = {name: start_value(write, name, control) for name, control in controls.items()}
+        values = _start_values(write, controls)
         print(f"ipywidgets is not installed; suggestions for {text!r} with {values}:")
-        print(
-            *(f"{number}. {offer}" for number, offer in enumerate(write(text, **values), 1)),
-            sep="\n",
-        )
+        for number, offer in enumerate(write(text, **values), 1):
+            print(f"{number}. {offer}")
         return
     from IPython.display import display
 
     wide = ipywidgets.Layout(width="98%", height="auto")
     box = ipywidgets.Textarea(text, rows=4, layout=wide)
-
-    def settings(**values: Any) -> None:
-        """Does nothing: ipywidgets makes the controls from its signature."""
-
-    settings.__signature__ = _signature(write, controls)  # type: ignore[attr-defined]
-    panel = ipywidgets.interactive(settings, **controls)
+    panel = _panel(write, controls, lambda **values: None)
+    knobs = dict(zip(controls, panel.kwargs_widgets, strict=True))
     ask = ipywidgets.Button(description="Go on", button_style="primary")
     offers = ipywidgets.VBox()
-
-    knobs = dict(zip(controls, panel.kwargs_widgets, strict=True))
 
     def button(part: str) -> Any:
         # A button has a single line, so line breaks are shown as arrows; the text keeps them.
@@ -95,22 +90,23 @@ def writing_assistant(write: Callable[..., Sequence[str]], text: str = "", **con
         made.on_click(append)
         return made
 
-    def offer(_: Any) -> None:
-        try:
-            found = write(box.value, **{name: knob.value for name, knob in knobs.items()})
-        except CourseError as error:
-            offers.children = [ipywidgets.HTML(escape(str(error)))]
-            return
-        offers.children = [button(part) for part in found]
-        if "seed" in knobs:
-            seed = knobs["seed"]
-            seed.value = seed.min if seed.value >= seed.max else seed.value + 1
+    def suggest(_: Any) -> None:
+        with _disabled(ask):
+            try:
+                found = write(box.value, **{name: knob.value for name, knob in knobs.items()})
+            except CourseError as error:
+                offers.children = [ipywidgets.HTML(escape(str(error)))]
+                return
+            offers.children = [button(part) for part in found]
+            if "seed" in knobs:
+                seed = knobs["seed"]
+                seed.value = seed.min if seed.value >= seed.max else seed.value + 1
 
-    ask.on_click(_busy(ask, offer))
+    ask.on_click(suggest)
     display(ipywidgets.VBox([box, *panel.kwargs_widgets, ask, offers]))
 
 
-def chat(say: Callable[[str], Any], forget: Callable[[], None] | None = None) -> None:
+def chat(say: Callable[[str], Any], forget: Callable[[], None] = lambda: None) -> None:
     """A conversation, with a line for the next message below it. The Enter key sends, too.
 
     say: called with a message; returns the answer, which is shown as ``str``. If it raises a
@@ -136,49 +132,28 @@ def chat(say: Callable[[str], Any], forget: Callable[[], None] | None = None) ->
 
     def answer(_: Any) -> None:
         message = box.value
-        try:
-            reply = say(message)
-        except CourseError as error:
-            show("Note", error)
-            return
+        with _disabled(send):
+            try:
+                reply = say(message)
+            except CourseError as error:
+                show("Note", error)
+                return
         box.value = ""
         show("You", message)
         show("Model", reply)
 
-    def start_over(_: Any) -> None:
-        log.value = ""
-        if forget is not None:
-            forget()
-
-    respond = _busy(send, answer)
-
     def on_enter(_: Any, content: dict[str, Any], __: Any) -> None:
         if content.get("event") == "submit" and not send.disabled:
-            respond(send)
+            answer(send)
 
-    send.on_click(respond)
+    def start_over(_: Any) -> None:
+        log.value = ""
+        forget()
+
+    send.on_click(answer)
     box.on_msg(on_enter)
     again.on_click(start_over)
     display(ipywidgets.VBox([log, ipywidgets.HBox([box, send]), again]))
-
-
-def start_value(function: Callable[..., Any], name: str, control: Any) -> Any:
-    """The value at which a control starts: the default of its argument, or else the middle of a
-    slider or the first choice of a menu."""
-    default = _default(function, name)
-    if default is not inspect.Parameter.empty:
-        return default
-    if isinstance(control, tuple):
-        low, high, *step = control
-        if all(isinstance(part, int) for part in control):
-            return (low + high) // 2
-        middle = (low + high) / 2
-        return low + round((middle - low) / step[0]) * step[0] if step else middle
-    if isinstance(control, Mapping):
-        return next(iter(control.values()))
-    if isinstance(control, list):
-        return control[0]
-    return control
 
 
 def draw(function: Callable[..., Any], **values: Any) -> None:
@@ -196,38 +171,35 @@ def draw(function: Callable[..., Any], **values: Any) -> None:
         plt.close(figure)  # or the inline backend would show it a second time
 
 
-def _default(function: Callable[..., Any], name: str) -> Any:
-    parameter = inspect.signature(function).parameters.get(name)
-    return inspect.Parameter.empty if parameter is None else parameter.default
+def _panel(function: Callable[..., Any], controls: dict[str, Any], run: Callable[..., None]) -> Any:
+    """Controls for some arguments of ``function``, each change of which calls ``run(**values)``."""
+    import ipywidgets
+
+    def changed(**values: Any) -> None:
+        run(**values)
+
+    # ipywidgets makes a control for every argument, so only those that should have one are listed.
+    arguments = inspect.signature(function).parameters
+    listed = [arguments[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in controls]
+    changed.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+    return ipywidgets.interactive(changed, **controls)
 
 
-def _signature(function: Callable[..., Any], names: Iterable[str]) -> inspect.Signature:
-    """The signature from which ipywidgets makes its controls: it makes one for every argument, so
-    only those that should have one are listed."""
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Signature(
-        [inspect.Parameter(name, kind, default=_default(function, name)) for name in names]
-    )
+def _start_values(function: Callable[..., Any], controls: dict[str, Any]) -> dict[str, Any]:
+    """The default of each argument, or else the first value of its control."""
+    values = {}
+    for name, control in controls.items():
+        default = inspect.signature(function).parameters[name].default
+        first = control[0] if isinstance(control, tuple | list) else control
+        values[name] = first if default is inspect.Parameter.empty else default
+    return values
 
 
-def _drawing(function: Callable[..., Any]) -> Callable[..., None]:
-    def drawing(**values: Any) -> None:
-        try:
-            draw(function, **values)
-        except CourseError as error:
-            print(error)
-
-    return drawing
-
-
-def _busy(button: Any, action: Callable[[Any], None]) -> Callable[[Any], None]:
-    """``action`` as a handler for clicks that disables the button while it runs."""
-
-    def run(clicked: Any) -> None:
-        button.disabled = True
-        try:
-            action(clicked)
-        finally:
-            button.disabled = False
-
-    return run
+@contextmanager
+def _disabled(button: Any) -> Iterator[None]:
+    """The button can't be clicked meanwhile."""
+    button.disabled = True
+    try:
+        yield
+    finally:
+        button.disabled = False

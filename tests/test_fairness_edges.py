@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from helpers import fairness
-from helpers.errors import CourseError, InvalidValue
+from helpers.errors import InvalidValue
 from helpers.fairness import counterfactuals, mitigation
 
 RANDOM = np.random.default_rng(0)
@@ -60,15 +60,10 @@ def test_settings_out_of_range_are_refused(measure, setting, message):
         measure(**setting)
 
 
-def test_probabilities_may_be_0_and_1_and_the_threshold_moves_the_flips():
-    found = fairness.counterfactual_gap([0, 1, 0.2], [1, 0, 0.4], threshold=0.3, resamples=1)
-    assert found["flip_rate"].value == 1.0
+def test_probabilities_may_be_0_and_1():
     found = fairness.counterfactual_gap([0, 1, 0.2], [1, 0, 0.4], resamples=1)
     assert found["flip_rate"].value == pytest.approx(2 / 3)
     assert found["shift"].value == pytest.approx(0.2 / 3)
-    for threshold in (0, 1, -0.5):
-        with pytest.raises(InvalidValue, match=f"threshold is {threshold};"):
-            fairness.counterfactual_gap([0.5], [0.5], threshold=threshold)
     for wrong in (-0.01, 1.01):
         with pytest.raises(InvalidValue, match=r"first\[1\] is"):
             fairness.counterfactual_gap([0.5, wrong], [0.5, 0.5])
@@ -124,28 +119,6 @@ def test_a_few_resamples_without_a_label_are_borne_and_many_are_not():
 # -- counterfactual pairs --------------------------------------------------------------------------
 
 
-def test_words_are_drawn_once_while_there_are_enough():
-    of = counterfactuals.attribute("ages")
-    group = of.groups[0]
-    words = of.words[group]
-    found = counterfactuals.draw_words(of, group, 7, len(words), seed=3)
-    assert found.shape == (7, len(words))
-    assert all(sorted(row) == sorted(words) for row in found)
-    more = counterfactuals.draw_words(of, group, 2, len(words) + 1, seed=3)
-    assert more.shape == (2, len(words) + 1) and set(more.flatten()) <= set(words)
-    again = counterfactuals.draw_words(of, group, 7, len(words), seed=3)
-    assert (again == found).all()
-    with pytest.raises(InvalidValue, match="unknown group of ages"):
-        counterfactuals.draw_words(of, "nobody", 1, 1, seed=0)
-
-
-def test_one_pair_per_sentence_of_words_drawn_with_seed_42_unless_told_otherwise():
-    texts = ["one", "two", "three"]
-    found = counterfactuals.pairs(texts, "names", "men", "women")
-    assert [pair.origin for pair in found] == [0, 1, 2]
-    assert found == counterfactuals.pairs(texts, "names", "men", "women", each=1, seed=42)
-
-
 def test_the_groups_that_a_text_mentions():
     pronouns = counterfactuals.attribute("pronouns")
     men, women = pronouns.groups
@@ -154,22 +127,16 @@ def test_the_groups_that_a_text_mentions():
     assert counterfactuals.mentioned("She met him.", pronouns) == (men, women)
 
 
-LEXICON = """
-[people]
-kind = "swap"
-groups = ["m", "w"]
-pronouns = [["he", "she"], ["him", "her"], ["his", "her"], ["his", "hers"]]
-nouns = [["king", "queen"], ["kingpin", "queenpin"]]
-object_before = ["and", "to"]
-"""
-
-
-def test_a_lexicon_of_your_own(tmp_path):
-    path = tmp_path / "own.toml"
-    path.write_text(LEXICON, encoding="utf-8")
-    found = counterfactuals.load(path)["people"]
-    assert (found.kind, found.groups, found.capitals) == ("swap", ("m", "w"), 4)
-    assert found.object_before == {"and", "to"} and found.template == ""
+def test_words_of_your_own():
+    men = ["he", "him", "his", "his", "king", "kingpin"]
+    women = ["she", "her", "her", "hers", "queen", "queenpin"]
+    people = counterfactuals.Attribute(
+        "people",
+        "swap",
+        {"m": men, "w": women},
+        capitals=4,
+        object_before=frozenset({"and", "to"}),
+    )
     for text, to, expected in [
         (
             "He and the King, the king, the kingpin.",
@@ -180,11 +147,9 @@ def test_a_lexicon_of_your_own(tmp_path):
         ("It is his. His (own) it is", "w", "It is hers. Her (own) it is"),
         ("she saw the queen", "w", "she saw the queen"),
     ]:
-        assert counterfactuals.swap(text, found, to=to) == expected
+        assert counterfactuals.swap(text, people, to=to) == expected
     with pytest.raises(InvalidValue, match="unknown group of people 'x'"):
-        counterfactuals.swap("he", found, to="x")
-    with pytest.raises(CourseError, match=r"lexicon none\.toml cannot be read"):
-        counterfactuals.load(tmp_path / "none.toml")
+        counterfactuals.swap("he", people, to="x")
 
 
 # -- mitigation ------------------------------------------------------------------------------------
@@ -197,21 +162,21 @@ def test_rebalancing_keeps_rows_in_order_and_depends_on_the_seed():
     assert rows.tolist() != mitigation.rebalanced(LABELS, GROUPS, seed=1).tolist()
 
 
-def test_reweighing_wants_one_row_of_labels():
-    with pytest.raises(InvalidValue, match="labels have shape"):
-        mitigation.reweighing([[0, 1]], [["a", "b"]])
+def test_reweighing_wants_one_label_for_each_group():
+    with pytest.raises(ValueError, match="same length"):
+        mitigation.reweighing([1, 0], ["a"])
 
 
 def test_pairing_is_in_float32_and_needs_a_pair():
     half = torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16)
     found = mitigation.logit_pairing_loss(half, half + 1)
     assert found.dtype == torch.float32 and found == 0
-    for shape in ((0, 2), (2,), (3, 3)):
+    for shape in ((2,), (3, 3), (1, 2, 2)):
         with pytest.raises(InvalidValue, match="same shape"):
             mitigation.logit_pairing_loss(torch.zeros(shape), torch.zeros(shape))
 
 
-@pytest.mark.parametrize("strength", [-0.1, float("inf"), float("nan")])
+@pytest.mark.parametrize("strength", [-0.1, float("nan")])
 def test_a_strength_is_a_number_from_0(strength):
     with pytest.raises(InvalidValue, match="strength is"):
         mitigation.FairLoss(tiny.classifier(labels=2), strength=strength)
@@ -229,7 +194,8 @@ def test_the_fair_loss_pairs_with_strength_1_and_not_at_all_with_0():
     torch.testing.assert_close(mitigation.FairLoss(model)(**batch).loss, plain + apart)
     torch.testing.assert_close(mitigation.FairLoss(model, strength=0)(**batch).loss, plain)
     batch.pop("labels")
-    assert mitigation.FairLoss(model)(**batch).loss is None
+    unlabelled = mitigation.FairLoss(model)(**batch)
+    assert unlabelled.loss is None and torch.equal(unlabelled.logits, z)
 
 
 def test_a_paired_text_is_as_long_as_the_longer_of_the_two():
@@ -241,6 +207,3 @@ def test_a_paired_text_is_as_long_as_the_longer_of_the_two():
     assert batch["weights"].tolist() == [5, 2] and batch["weights"].dtype == torch.float32
     assert "other_labels" not in batch and batch["other_input_ids"].shape[1] == 1
     assert len(data) == 8 and data.count_items(batch) == 2
-    for wrong in (np.nan, np.inf, -1):
-        with pytest.raises(InvalidValue, match="weights are at least 0"):
-            mitigation.PairedTexts(texts, None, np.array([wrong] + [1] * 7))

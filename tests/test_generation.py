@@ -1,6 +1,5 @@
 """Instruction tuning with the real tokenizer and its chat template, and tiny random models."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import models, training
 from helpers.batches import take_rows
-from helpers.errors import CourseError, InvalidValue
+from helpers.errors import InvalidValue
 from helpers.generation import instructions
 from helpers.models import lora
 
@@ -47,46 +46,14 @@ def model(tokenizer):
     ).eval()
 
 
-def pair(**fields):
-    return {"id": "x-1", "split": "train", "kind": "x", "instruction": "Hi?", "answer": "Hi."} | (
-        fields
-    )
-
-
 def test_the_pairs_of_the_course_are_loaded_by_split():
     train = instructions.load_instructions("train")
     heldout = instructions.load_instructions("heldout")
     assert len(train) >= 200 and {p["split"] for p in train} == {"train"}
     assert heldout and {p["split"] for p in heldout} == {"heldout"}
     assert len(instructions.load_instructions()) == len(train) + len(heldout)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([pair(), pair()], "id 'x-1', which an earlier pair has"),
-        ([pair(answer=" ")], "' ' as its answer"),
-        ([pair(), {"id": "x-2"}], "pair 1 in .* None as its split"),
-        ([pair(split="test")], "split 'test'; it must be one of train, heldout"),
-        (["Hi?"], "pair 0"),
-        ([], "holds no pairs"),
-        ({}, "holds no pairs"),
-    ],
-)
-def test_a_wrong_file_is_explained(content, message, tmp_path):
-    path = tmp_path / "pairs.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(InvalidValue, match=message):
-        instructions.load_instructions(path=path)
-
-
-def test_an_unknown_split_and_a_broken_file_are_explained(tmp_path):
     with pytest.raises(InvalidValue, match="Did you mean 'heldout'"):
         instructions.load_instructions("held-out")
-    (tmp_path / "broken.json").write_text("[", encoding="utf-8")
-    for name in ("broken.json", "missing.json"):
-        with pytest.raises(CourseError, match="cannot be read"):
-            instructions.load_instructions(path=tmp_path / name)
 
 
 @pytest.mark.parametrize("system", [instructions.SYSTEM, None])
@@ -203,17 +170,11 @@ def test_answers_equal_greedy_search_by_hand(tokenizer, model):
 def test_wrong_input_is_explained(tokenizer, model):
     with pytest.raises(InvalidValue, match=r"pair b has .* tokens, more than max_length=22"):
         instructions.encode_instructions(tokenizer, PAIRS[1:], max_length=22)
-    with pytest.raises(InvalidValue, match="no pairs"):
-        instructions.encode_instructions(tokenizer, [])
-    with pytest.raises(InvalidValue, match="answer of pair a is empty"):
-        instructions.encode_instructions(tokenizer, [PAIRS[0] | {"answer": " "}])
-    with pytest.raises(InvalidValue, match="instruction 1 is empty"):
-        instructions.encode_instructions(tokenizer, [PAIRS[0], PAIRS[1] | {"instruction": ""}])
     with pytest.raises(InvalidValue, match="no chat template"):
         instructions.encode_instructions(models.load_tokenizer("encoder"), PAIRS)
     with pytest.raises(InvalidValue, match="max_new_tokens is 0"):
         instructions.answer(model, tokenizer, ["Hi?"], max_new_tokens=0)
-    with pytest.raises(InvalidValue, match="128 positions"):
+    with pytest.raises(InvalidValue, match="window of 128"):
         instructions.answer(model, tokenizer, ["Hi?"], max_new_tokens=120)
     assert instructions.answer(model, tokenizer, []) == []
 

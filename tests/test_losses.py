@@ -57,16 +57,12 @@ def padded():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("ignored", [0, 5])
-def test_cross_entropy_equals_torchs(dtype, reduction, weighted, smoothing, ignored):
+def test_cross_entropy_equals_torchs(dtype, reduction, ignored):
     logits, labels = draw(17, 4, dtype=dtype), classes(17, 4)
     labels[:ignored] = -100
-    weight = torch.tensor([0.2, 1.0, 3.0, 7.0], dtype=dtype) if weighted else None
-    settings = {"reduction": reduction, "weight": weight, "label_smoothing": smoothing}
-    reference = F.cross_entropy(logits, labels, **settings)
-    mine = losses.cross_entropy(logits, labels, **settings)
+    reference = F.cross_entropy(logits, labels, reduction=reduction)
+    mine = losses.cross_entropy(logits, labels, reduction=reduction)
     if dtype == torch.float32:  # a sum of 17 losses near 10 carries its own rounding
         torch.testing.assert_close(mine, reference, rtol=1e-6, atol=1e-6)
     else:
@@ -85,15 +81,6 @@ def test_cross_entropys_gradient_is_p_minus_y():
     logits, labels = draw(6, 5).requires_grad_(), classes(6, 5)
     losses.cross_entropy(logits, labels, reduction="sum").backward()
     close(logits.grad, logits.detach().softmax(-1) - F.one_hot(labels, 5))
-
-
-def test_another_ignore_index():
-    logits, labels = draw(8, 3), classes(8, 3)
-    labels[2] = 99
-    close(
-        losses.cross_entropy(logits, labels, ignore_index=99),
-        F.cross_entropy(logits, labels, ignore_index=99),
-    )
 
 
 def test_huge_logits_stay_finite():
@@ -129,12 +116,9 @@ def test_nothing_that_counts_has_no_mean():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"labels": torch.tensor([0, 3])}, "label 3 in row 1"),
-        ({"labels": torch.tensor([-1, 0])}, "label -1 in row 0"),
         ({"labels": torch.tensor([0])}, "do not match"),
+        ({"labels": torch.tensor([[0], [1]])}, "do not match"),
         ({"reduction": "average"}, "'average'"),
-        ({"label_smoothing": 1.5}, "1.5"),
-        ({"weight": torch.ones(2)}, "one factor for each of 3 classes"),
     ],
 )
 def test_bad_arguments_are_named(change, named):
@@ -142,6 +126,12 @@ def test_bad_arguments_are_named(change, named):
     with pytest.raises(InvalidValue, match=named):
         losses.cross_entropy(**arguments)
     assert issubclass(InvalidValue, CourseError)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_outside_the_classes_is_refused_by_torch(label):
+    with pytest.raises((RuntimeError, IndexError), match=f"{label} is out of bounds"):
+        losses.cross_entropy(torch.zeros(2, 3), torch.tensor([0, label]))
 
 
 # -- causal language models ----------------------------------------------------------------------
@@ -204,14 +194,10 @@ def test_a_forgotten_shift_or_mask_is_another_number(gpt, padded):
 def test_language_model_shapes_are_checked():
     with pytest.raises(InvalidValue, match="do not match"):
         losses.log_likelihood(torch.zeros(2, 5, 7), torch.zeros(2, 4, dtype=torch.long))
-    with pytest.raises(InvalidValue, match="attention_mask"):
-        losses.log_likelihood(
-            torch.zeros(2, 5, 7), torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 4)
-        )
     for logits, labels in [((2, 5, 7), (2, 4)), ((2, 5), (2, 5)), ((2, 5, 3, 7), (2, 5))]:
-        with pytest.raises(InvalidValue, match=r"shape \(B, T, V\) with labels"):
+        with pytest.raises(InvalidValue, match="do not match"):
             losses.masked_lm_loss(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
-        with pytest.raises(InvalidValue, match=r"shape \(B, T, V\) with input_ids"):
+        with pytest.raises(InvalidValue, match="do not match"):
             losses.log_likelihood(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
 
 
@@ -312,9 +298,7 @@ def test_focal_loss_has_the_papers_gamma_of_2_unless_another_is_given():
 def test_gradients_agree_with_finite_differences(gamma):
     logits, labels = draw(4, 3, scale=1.0).requires_grad_(), classes(4, 3)
     assert torch.autograd.gradcheck(lambda z: losses.focal_loss(z, labels, gamma), (logits,))
-    assert torch.autograd.gradcheck(
-        lambda z: losses.cross_entropy(z, labels, label_smoothing=0.1), (logits,)
-    )
+    assert torch.autograd.gradcheck(lambda z: losses.cross_entropy(z, labels), (logits,))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -337,20 +321,16 @@ def test_perplexity_and_bits_per_byte_on_paper():
     assert losses.perplexity(torch.tensor(0.0)) == 1.0
     assert losses.bits_per_byte(8 * math.log(2), 4) == pytest.approx(2.0, rel=1e-12)
     assert losses.bits_per_byte(math.log(8), 1) == pytest.approx(3.0, rel=1e-12)
-    with pytest.raises(InvalidValue, match="number_of_bytes is 0"):
-        losses.bits_per_byte(1.0, 0)
 
 
 def test_unigram_entropy():
     assert losses.unigram_entropy(torch.tensor([[3, 3], [3, 3]])) == 0.0
-    assert losses.unigram_entropy([7]) == 0.0
-    assert losses.unigram_entropy([1, 2, 3, 4]) == pytest.approx(math.log(4), rel=1e-12)
+    assert losses.unigram_entropy(torch.tensor([7])) == 0.0
+    assert losses.unigram_entropy(torch.arange(4)) == pytest.approx(math.log(4), rel=1e-12)
     ids = classes(1000, 20)
     p = torch.bincount(ids).double() / 1000
     best = F.cross_entropy(p.log().expand(1000, -1), ids).item()  # of the best constant model
     assert losses.unigram_entropy(ids) == pytest.approx(best, rel=1e-12)
-    with pytest.raises(InvalidValue, match="empty"):
-        losses.unigram_entropy([])
 
 
 # -- AdamW ---------------------------------------------------------------------------------------
@@ -419,10 +399,6 @@ def test_adamw_refuses_what_cannot_be():
     one = torch.ones(2)
     with pytest.raises(InvalidValue, match="step is 0"):
         losses.adamw_step(one, one, one, one, 0, learning_rate=0.1)
-    with pytest.raises(InvalidValue, match="betas"):
-        losses.adamw_step(one, one, one, one, 1, learning_rate=0.1, betas=(0.9, 1.0))
-    with pytest.raises(InvalidValue, match="differ in shape"):
-        losses.adamw_step(one, torch.ones(3), one, one, 1, learning_rate=0.1)
 
 
 # -- consistency ---------------------------------------------------------------------------------
@@ -439,8 +415,3 @@ def test_consistency_is_half_the_sum_of_torchs_divergences():
     assert found.item() == pytest.approx(sum(both).item() / 2, abs=1e-12)
     assert losses.consistency_loss(logits, logits).item() == 0.0
     assert torch.autograd.gradcheck(losses.consistency_loss, (logits, again))
-
-
-def test_consistency_refuses_other_shapes():
-    with pytest.raises(InvalidValue, match="do not match"):
-        losses.consistency_loss(torch.zeros(2, 3), torch.zeros(2, 2))

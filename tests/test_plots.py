@@ -73,10 +73,11 @@ def test_loss_curve_draws_a_history_with_its_evaluations(ax):
     assert labels_of(ax.get_legend().get_texts()) == ["small", "small, validation"]
 
 
-def test_trailing_mean_looks_back_only():
-    assert plots.trailing_mean([1, 3, 5, 7], 2).tolist() == [1, 2, 4, 6]
-    assert plots.trailing_mean([1, 3], 1).tolist() == [1, 3]
-    assert plots.trailing_mean([], 5).tolist() == []
+def test_a_smoothed_loss_looks_back_only(ax):
+    plots.loss_curve([1, 3, 5, 7], ax, smooth=2)
+    plots.loss_curve([], ax, smooth=5)
+    smoothed, empty = ax.lines
+    assert smoothed.get_ydata().tolist() == [1, 2, 4, 6] and len(empty.get_ydata()) == 0
 
 
 def test_confusion_counts_rows_of_true_classes(ax):

@@ -73,24 +73,14 @@ def test_an_error_is_shown_instead_of_the_figure(shown, capsys):
     assert len(shown) == 2 and "height is -2; it must be above 0" in capsys.readouterr().out
 
 
-def no_default(x):
-    return x
+def test_without_ipywidgets_it_starts_at_defaults_or_first_values(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
 
+    def show(low, menu, tick, text, given=7):
+        print(low, menu, tick, text, given)
 
-@pytest.mark.parametrize(
-    ("control", "value"),
-    [
-        ((1, 5), 3),
-        ((0.0, 1.0), 0.5),
-        ((0.0, 1.0, 0.2), 0.4),
-        (["a", "b"], "a"),
-        ({"first": 1, "second": 2}, 1),
-        (True, True),
-        ("text", "text"),
-    ],
-)
-def test_where_a_control_starts(control, value):
-    assert widgets.start_value(no_default, "x", control) == pytest.approx(value)
+    widgets.explore(show, low=(1, 5), menu=["a", "b"], tick=True, text="text", given=(0, 9))
+    assert capsys.readouterr().out.splitlines()[1] == "1 a True text 7"
 
 
 def test_arguments_without_a_control_keep_their_default(shown):

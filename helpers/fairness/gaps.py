@@ -3,21 +3,24 @@ bootstrap intervals.
 
 Conventions, everywhere in this module:
 
-- two classes, 0 and 1; a probability is that of class 1, which is predicted from ``threshold`` on;
+- two classes, 0 and 1; a probability is that of class 1, which is predicted from 0.5 on;
 - a gap or a shift is **second minus first** group, so its sign shows who gains;
 - an interval resamples *original sentences* (``origins``), each with all rows made from it: rows
   from the same sentence aren't independent evidence. It shows how far the number would move with
   other sentences drawn in the same way; not with other words, templates, training data or seeds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from helpers.errors import InvalidValue, unknown_name
-from helpers.evaluation.metrics import bootstrap, check_pair, percentile_interval
+from helpers.evaluation.metrics import Classes, bootstrap, check_pair, percentile_interval
 
+Numbers = Sequence[float] | np.ndarray
+Groups = Sequence[str] | np.ndarray
 RATES = ("selection_rate", "true_positive_rate", "false_positive_rate", "accuracy")
 _UNDEFINED_AT_MOST = 0.05  # share of resamples in which a rate may be 0/0
 
@@ -38,11 +41,10 @@ class Estimate:
 
 
 def counterfactual_gap(
-    first: Sequence[float] | np.ndarray,
-    second: Sequence[float] | np.ndarray,
-    origins: Sequence[int] | np.ndarray | None = None,
+    first: Numbers,
+    second: Numbers,
+    origins: Numbers | None = None,
     *,
-    threshold: float = 0.5,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 42,
@@ -60,14 +62,12 @@ def counterfactual_gap(
     ``absolute_shift``.
     """
     first, second = _probabilities(first, "first"), _probabilities(second, "second")
-    _same_length(first=first, second=second)
-    origins = _origins(origins, len(first))
-    if not 0 < threshold < 1:
-        raise InvalidValue(f"threshold is {threshold}; it must be between 0 and 1, like 0.5.")
+    if len(first) != len(second):
+        raise InvalidValue(f"first has length {len(first)}, second {len(second)}; give pairs.")
     values = {
         "shift": second - first,
         "absolute_shift": np.abs(second - first),
-        "flip_rate": (first >= threshold) != (second >= threshold),
+        "flip_rate": (first >= 0.5) != (second >= 0.5),
     }
     return {
         name: mean_estimate(value, origins, resamples=resamples, confidence=confidence, seed=seed)
@@ -75,11 +75,7 @@ def counterfactual_gap(
     }
 
 
-def group_rates(
-    labels: Sequence[int] | np.ndarray,
-    predicted: Sequence[int] | np.ndarray,
-    groups: Sequence[str] | np.ndarray,
-) -> dict[str, dict[str, float]]:
+def group_rates(labels: Classes, predicted: Classes, groups: Groups) -> dict[str, dict[str, float]]:
     """For each group its ``count``, ``base_rate`` (share of label 1), ``selection_rate`` (share
     predicted as 1), ``true_positive_rate``, ``false_positive_rate`` and ``accuracy``.
 
@@ -90,33 +86,35 @@ def group_rates(
     from fairlearn.metrics import MetricFrame, count, mean_prediction
 
     labels, predicted, groups = _classified(labels, predicted, groups)
+
+    def share(called: np.ndarray) -> float:
+        return called.mean() if len(called) else np.nan
+
     frame = MetricFrame(
         metrics={
             "count": count,
             "base_rate": lambda y, called: y.mean(),
             "selection_rate": mean_prediction,
-            "true_positive_rate": lambda y, called: _share(called[y == 1]),
-            "false_positive_rate": lambda y, called: _share(called[y == 0]),
+            "true_positive_rate": lambda y, called: share(called[y == 1]),
+            "false_positive_rate": lambda y, called: share(called[y == 0]),
             "accuracy": lambda y, called: (y == called).mean(),
         },
         y_true=labels,
         y_pred=predicted,
         sensitive_features=groups.astype(str),
     )
-    return {
-        group: {"count": int(row.pop("count")), **row}
-        for group, row in frame.by_group.astype(float).to_dict("index").items()
-    }
+    rates = frame.by_group.to_dict("index")
+    return {group: row | {"count": int(row["count"])} for group, row in rates.items()}
 
 
 def group_gaps(
-    labels: Sequence[int] | np.ndarray,
-    predicted: Sequence[int] | np.ndarray,
-    groups: Sequence[str] | np.ndarray,
+    labels: Classes,
+    predicted: Classes,
+    groups: Groups,
     *,
     first: str,
     second: str,
-    origins: Sequence[int] | np.ndarray | None = None,
+    origins: Numbers | None = None,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 42,
@@ -128,49 +126,33 @@ def group_gaps(
     equalised odds, the former alone of equal opportunity (Hardt et al. 2016).
     Rows of other groups are left out. labels, predicted, groups: as in ``group_rates``. origins:
     (N,) the sentence each row was made from; None: each from a different one.
-    Raises InvalidValue: as ``group_rates``; a group that is unknown, has no examples of one of the
-    labels, or has so few that more than one in twenty resamples contains none.
+    Raises InvalidValue: as ``group_rates``; a group that is unknown, or has so few examples of a
+    label that more than one in twenty resamples contains none.
     """
     labels, predicted, groups = _classified(labels, predicted, groups)
-    origins = _origins(origins, len(labels))
-    known = sorted(set(groups.tolist()))
     for group in (first, second):
-        if group not in known:
-            raise unknown_name("group (it has no members here)", str(group), map(str, known))
+        if group not in groups:
+            raise unknown_name("group (it has no members here)", str(group), {*map(str, groups)})
     if first == second:
         raise InvalidValue(f"both groups are {first!r}; a gap needs two different ones.")
-    for group in (first, second):
-        for label in (0, 1):
-            if not np.any((groups == group) & (labels == label)):
-                raise InvalidValue(
-                    f"group {group!r} has no example with label {label}, so one of its rates is "
-                    f"0/0. Add such examples, or compare only selection rates, with group_rates."
-                )
+    everyone = np.ones(len(labels), dtype=bool)
     counted = {  # the rows in a rate's denominator, and which of them its numerator counts
-        "selection_rate": (np.ones(len(labels), bool), predicted == 1),
+        "selection_rate": (everyone, predicted == 1),
         "true_positive_rate": (labels == 1, predicted == 1),
         "false_positive_rate": (labels == 0, predicted == 1),
-        "accuracy": (np.ones(len(labels), bool), predicted == labels),
+        "accuracy": (everyone, predicted == labels),
     }
-    found = {}
-    for name, (among, hit) in counted.items():
-        sums = [
-            (_sums((groups == g) & among & hit, origins), _sums((groups == g) & among, origins))
-            for g in (first, second)
-        ]
-
-        def gap(drawn: np.ndarray, sums: list = sums) -> np.ndarray:
-            with np.errstate(invalid="ignore"):
-                one, other = ((drawn @ above) / (drawn @ below) for above, below in sums)
-            return other - one
-
-        found[name] = _estimate(gap, len(sums[0][0]), resamples, confidence, seed)
-    return found
+    members = [groups == first, groups == second]
+    settings: Any = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    return {
+        name: _estimate([(own & among & hit, own & among) for own in members], origins, **settings)
+        for name, (among, hit) in counted.items()
+    }
 
 
 def mean_estimate(
-    values: Sequence[float] | np.ndarray,
-    origins: Sequence[int] | np.ndarray | None = None,
+    values: Numbers,
+    origins: Numbers | None = None,
     *,
     resamples: int = 2000,
     confidence: float = 0.95,
@@ -179,27 +161,30 @@ def mean_estimate(
     """The mean of ``values`` (N,), such as "was it right?" (0 or 1), with the same kind of
     interval. Raises InvalidValue: no values, unequal lengths, a setting out of its range."""
     values = np.asarray(values, dtype=float)
-    origins = _origins(origins, len(values))
-    sums, sizes = _sums(values, origins), _sums(np.ones(len(values)), origins)  # (S,) each
-    return _estimate(
-        lambda drawn: (drawn @ sums) / (drawn @ sizes), len(sums), resamples, confidence, seed
-    )
-
-
-def _share(called: np.ndarray) -> float:
-    return called.mean() if len(called) else np.nan
+    fraction = (values, np.ones(len(values)))
+    return _estimate([fraction], origins, resamples=resamples, confidence=confidence, seed=seed)
 
 
 def _estimate(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    sentences: int,
-    resamples: int,
+    fractions: list[tuple[np.ndarray, np.ndarray]],
+    origins: Numbers | None,
+    *,
     confidence: float,
-    seed: int,
+    **settings: int,
 ) -> Estimate:
-    """``statistic`` as for ``bootstrap``: it takes (R, S) counts of S sentences, returns (R,)."""
-    each_once = np.ones(sentences, dtype=int)
-    values = bootstrap(statistic, each_once, resamples=resamples, seed=seed)
+    """A fraction, or the second minus the first; each is the sum of one column (N,) divided by the
+    sum of another."""
+    origins = _origins(origins, len(fractions[0][0]))
+    # (S,) sums over the rows of each sentence
+    sums = [[np.bincount(origins, weights=part) for part in fraction] for fraction in fractions]
+
+    def statistic(drawn: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            *first, last = ((drawn @ above) / (drawn @ below) for above, below in sums)
+        return last - sum(first)
+
+    each_once = np.ones(len(sums[0][0]), dtype=int)
+    values = bootstrap(statistic, each_once, **settings)
     undefined = np.isnan(values)
     if undefined.mean() > _UNDEFINED_AT_MOST:
         raise InvalidValue(
@@ -210,56 +195,38 @@ def _estimate(
     return Estimate(value, *percentile_interval(values[~undefined], confidence))
 
 
-def _sums(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """(S,) sums of ``values`` over the rows of each sentence."""
-    return np.bincount(origins, weights=values.astype(float))
-
-
-def _origins(origins: Sequence[int] | np.ndarray | None, count: int) -> np.ndarray:
+def _origins(origins: Numbers | None, count: int) -> np.ndarray:
     """(N,) the sentences, renumbered 0 to S - 1."""
     if count == 0:
         raise InvalidValue("there are no examples to measure; give at least one.")
     if origins is None:
         return np.arange(count)
-    origins = np.asarray(origins)
-    if origins.shape != (count,):
-        raise InvalidValue(
-            f"origins have shape {origins.shape}; give one for each of {count} rows."
-        )
+    if len(origins) != count:
+        raise InvalidValue(f"there are {len(origins)} origins; give one for each of {count} rows.")
     return np.unique(origins, return_inverse=True)[1]
 
 
-def _probabilities(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
+def _probabilities(values: Numbers, what: str) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     if values.ndim != 1:
-        raise InvalidValue(
-            f"{what} has shape {values.shape}; give one probability per text, that of class 1."
-        )
+        raise InvalidValue(f"{what} has shape {values.shape}; give one probability per text.")
     wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if wrong.size:
         raise InvalidValue(
-            f"{what}[{wrong[0]}] is {values[wrong[0]]:g}; a probability is in [0, 1]. From "
-            f"logits take evaluation.predict(...).probabilities[:, 1]."
+            f"{what}[{wrong[0]}] is {values[wrong[0]]:g}; a probability is in [0, 1], such as "
+            f"evaluation.predict(...).probabilities[:, 1]."
         )
     return values
 
 
-def _same_length(**arrays: np.ndarray) -> None:
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise InvalidValue(f"unequal lengths: {listed}. Give one of each for every example.")
-
-
 def _classified(
-    labels: Sequence[int] | np.ndarray,
-    predicted: Sequence[int] | np.ndarray,
-    groups: Sequence[str] | np.ndarray,
+    labels: Classes, predicted: Classes, groups: Groups
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels, predicted = check_pair(labels, predicted)
     groups = np.asarray(groups)
-    _same_length(labels=labels, groups=groups)
-    others = np.setdiff1d(np.union1d(labels, predicted), (0, 1))
+    if groups.shape != labels.shape:
+        raise InvalidValue(f"{len(labels)} examples have {len(groups)} groups; give one for each.")
+    others = np.setdiff1d([labels, predicted], (0, 1))
     if others.size:
         raise InvalidValue(
             f"class {others[0]} is neither 0 nor 1. These rates are for two classes: compare one "

@@ -11,68 +11,57 @@ over examples (the mean weight over the training data is 1), so gradient accumul
 same gradients.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from helpers.batches import EncodedTexts
+from helpers.batches import EncodedTexts, Indices
 from helpers.errors import InvalidValue
+from helpers.evaluation.metrics import Classes
+from helpers.fairness.gaps import Groups
 from helpers.losses import cross_entropy
 
-_OTHER = "other_"  # prefix of the names of a counterfactual's tensors in a batch
 
-
-def reweighing(
-    labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray
-) -> np.ndarray:
+def reweighing(labels: Classes, groups: Groups) -> np.ndarray:
     """(N,) weights that make label and group independent: how often each pair would occur if they
     were, divided by how often it does, P(s) P(y) / P(s, y). Their mean is 1.
 
     labels: (N,) class numbers. groups: (N,) names.
-    Raises InvalidValue: no examples, unequal lengths, or a group that lacks a label (no weight
-    can make an example that is not there). Source: Kamiran & Calders 2012, section 4.2.
+    Raises InvalidValue: a group that lacks a label (no weight can make an example that is not
+    there). Source: Kamiran & Calders 2012, section 4.2.
     """
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    if len(labels) == 0 or labels.shape != groups.shape or labels.ndim != 1:
-        raise InvalidValue(
-            f"labels have shape {labels.shape} and groups {groups.shape}; give one of each for "
-            f"every example, and at least one example."
-        )
-    weights = np.empty(len(labels))
-    for group in np.unique(groups):
-        for label in np.unique(labels):
-            both = (groups == group) & (labels == label)
-            if not both.any():
-                raise InvalidValue(
-                    f"group {str(group)!r} has no example of label {label}: weights cannot make "
-                    f"one. Add such examples, for instance by counterfactual augmentation."
-                )
-            expected = np.mean(groups == group) * np.mean(labels == label)
-            weights[both] = expected / both.mean()
-    return weights
+    table = _table(labels, groups)
+
+    def share(*columns: str) -> pd.Series:
+        """(N,) how often the row's values occur in these columns."""
+        return table.groupby(list(columns))["label"].transform("size") / len(table)
+
+    return (share("group") * share("label") / share("group", "label")).to_numpy()
 
 
-def rebalanced(
-    labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray, *, seed: int = 42
-) -> np.ndarray:
+def rebalanced(labels: Classes, groups: Groups, *, seed: int = 42) -> np.ndarray:
     """Sorted row numbers of a sample in which every group has every label equally often: as many
     rows of each pair, drawn without replacement, as the rarest pair has.
 
     Arguments and errors as in ``reweighing``.
     """
-    reweighing(labels, groups)  # its checks
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    cells = [
-        np.flatnonzero((groups == group) & (labels == label))
-        for group in np.unique(groups)
-        for label in np.unique(labels)
-    ]
-    least, random = min(map(len, cells)), np.random.default_rng(seed)
-    return np.sort(np.concatenate([random.choice(cell, least, replace=False) for cell in cells]))
+    cells = _table(labels, groups).groupby(["group", "label"])
+    drawn = cells.sample(cells.size().min(), random_state=np.random.default_rng(seed))
+    return np.sort(drawn.index)
+
+
+def _table(labels: Classes, groups: Groups) -> pd.DataFrame:
+    table = pd.DataFrame({"group": groups, "label": labels})
+    for (group, label), count in pd.crosstab(table["group"], table["label"]).stack().items():
+        if not count:
+            raise InvalidValue(
+                f"group {group!r} has no example of label {label}: weights cannot make one. Add "
+                f"such examples, for instance by counterfactual augmentation."
+            )
+    return table
 
 
 def logit_pairing_loss(logits: Tensor, other: Tensor) -> Tensor:
@@ -82,10 +71,10 @@ def logit_pairing_loss(logits: Tensor, other: Tensor) -> Tensor:
     Raises InvalidValue for other shapes. Source: Garg et al. 2019, section 4.3, with one
     counterfactual drawn per text.
     """
-    if logits.dim() != 2 or logits.shape[1] != 2 or logits.shape != other.shape or not len(logits):
+    if logits.shape[1:] != (2,) or logits.shape != other.shape:
         raise InvalidValue(
-            f"logits {tuple(logits.shape)} and {tuple(other.shape)} do not match; pass two of the "
-            f"same shape (N, 2), N at least 1."
+            f"logits {tuple(logits.shape)} and {tuple(other.shape)}; both must have the same shape "
+            f"(N, 2)."
         )
     odds, other_odds = (z[:, 1] - z[:, 0] for z in (logits.float(), other.float()))  # (N,)
     return (odds - other_odds).abs().mean()
@@ -96,18 +85,12 @@ class FairLoss(nn.Module):
 
     classifier: any transformers sequence classifier; it is trained in place: use it for predictions
         afterwards. strength: of the pairing, at least 0.
-    Without ``weights`` every example's weight is 1; without ``other_input_ids`` nothing is paired.
     """
 
     def __init__(self, classifier: PreTrainedModel, *, strength: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= strength < float("inf"):
-            raise InvalidValue(f"strength is {strength}; it must be a number, at least 0.")
-        if classifier.config.num_labels != 2:
-            raise InvalidValue(
-                f"the classifier has {classifier.config.num_labels} classes; pairing compares the "
-                f"log-odds of two."
-            )
+        if not strength >= 0:
+            raise InvalidValue(f"strength is {strength}; it must be at least 0.")
         self.classifier, self.strength = classifier, strength
 
     @property
@@ -123,19 +106,18 @@ class FairLoss(nn.Module):
         other_input_ids: Tensor | None = None,
         other_attention_mask: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """input_ids, attention_mask: (B, T). labels, weights: (B,). other_input_ids and
-        other_attention_mask: (B, 1, U), one counterfactual per text."""
+        """input_ids, attention_mask: (B, T). labels: (B,). weights: (B,), None: all 1.
+        other_input_ids, other_attention_mask: (B, 1, U), a counterfactual per text; None: no pairs.
+        """
         logits = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
         if labels is None:
             return SequenceClassifierOutput(logits=logits)
         losses = cross_entropy(logits, labels, reduction="none")  # (B,)
         loss = (losses if weights is None else weights * losses).mean()
         if other_input_ids is not None and other_attention_mask is not None and self.strength:
-            other = self.classifier(
-                input_ids=other_input_ids.flatten(0, 1),
-                attention_mask=other_attention_mask.flatten(0, 1),
-            )
-            loss = loss + self.strength * logit_pairing_loss(logits, other.logits)
+            input_ids, attention_mask = other_input_ids[:, 0], other_attention_mask[:, 0]
+            other = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
+            loss = loss + self.strength * logit_pairing_loss(logits, other)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
@@ -143,7 +125,7 @@ class PairedTexts:
     """Texts with labels and what else ``FairLoss`` needs, as ``batches.Batches`` for ``fit``.
 
     texts: with labels. others: their counterfactuals in the same order, or None. weights: (N,) at
-    least 0, or None. Raises InvalidValue: unequal lengths, no labels, a weight below 0.
+    least 0, or None. Raises InvalidValue: unequal lengths.
     """
 
     def __init__(
@@ -152,26 +134,19 @@ class PairedTexts:
         others: EncodedTexts | None = None,
         weights: np.ndarray | None = None,
     ) -> None:
-        if texts.labels is None:
-            raise InvalidValue("the texts have no labels; encode them with labels.")
         for what, given in (("counterfactuals", others), ("weights", weights)):
             if given is not None and len(given) != len(texts):
                 raise InvalidValue(
                     f"{len(texts)} texts have {len(given)} {what}; give one for each text."
                 )
-        if weights is not None and not np.all(np.isfinite(weights) & (np.asarray(weights) >= 0)):
-            raise InvalidValue("a weight is below 0 or not a number; weights are at least 0.")
-        self.texts, self.others, self.labels = texts, others, texts.labels
+        self.texts, self.others = texts, others
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float32)
-        both = [part.lengths for part in (texts, others) if part is not None]
-        self.lengths = np.max(both, axis=0)
+        self.lengths = np.maximum(texts.lengths, 0 if others is None else others.lengths)
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """The batch of the texts; ``weights`` (B,); ``other_input_ids`` and
         ``other_attention_mask`` (B, 1, U). The axis of length 1 keeps a micro-batch from
         being cut to the width of its texts when their counterfactuals are longer."""
@@ -181,7 +156,7 @@ class PairedTexts:
         if self.others is not None:
             other = self.others.batch(indices, generator)
             other.pop("labels", None)
-            batch |= {_OTHER + name: tensor[:, None] for name, tensor in other.items()}
+            batch |= {f"other_{name}": tensor[:, None] for name, tensor in other.items()}
         return batch
 
     def count_items(self, batch: dict[str, Tensor]) -> int:

@@ -1,6 +1,5 @@
 """A writing assistant and a chat with memory, built on ``decoding.generate``."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 
 from helpers.errors import InvalidValue
 from helpers.generation.decoding import generate
-from helpers.generation.instructions import SYSTEM
+from helpers.generation.instructions import SYSTEM, encode_prompt
 
 
 def continue_text(
@@ -24,13 +23,8 @@ def continue_text(
 
     versions: how many, at least 1. They differ only with ``sample=True``.
     settings: passed to ``decoding.generate``, for example ``sample=True, top_p=0.9, seed=1``.
-    Raises InvalidValue for an empty text, versions below 1, and whatever ``decoding.generate``
-    refuses.
+    Raises InvalidValue for an empty text and whatever else ``decoding.generate`` refuses.
     """
-    if not isinstance(versions, int) or versions < 1:
-        raise InvalidValue(f"versions is {versions}; it must be a whole number of at least 1.")
-    if not text.strip():
-        raise InvalidValue(f"the text is {text!r}: empty. Give at least one word to continue.")
     ids = torch.tensor([tokenizer(text)["input_ids"]] * versions, device=model.device)
     written = generate(model, ids, max_new_tokens=max_new_tokens, **settings)
     return tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
@@ -41,14 +35,12 @@ class Reply:
     """The model's answer to a message.
 
     prompt: everything the model read before it answered, as text.
-    prompt_tokens: the length of the prompt.
     forgotten: how many of the oldest turns (a question and its answer) were left out because
         they no longer fit.
     """
 
     text: str
     prompt: str
-    prompt_tokens: int
     forgotten: int
 
     def __str__(self) -> str:
@@ -79,11 +71,6 @@ class Chat:
         max_new_tokens: int = 40,
         **settings: Any,
     ) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            raise InvalidValue(
-                "the tokenizer has no chat template; use that of a model tuned to follow "
-                "instructions, such as 'causal-lm'."
-            )
         own = model.config.max_position_embeddings
         window = own if window is None else window
         if not max_new_tokens < window <= own:
@@ -92,9 +79,9 @@ class Chat:
                 f"the model's {own} positions."
             )
         self.model, self.tokenizer, self.system = model, tokenizer, system
-        self.window, self.max_new_tokens, self.settings = window, max_new_tokens, settings
+        self.room = window - max_new_tokens  # for the prompt
+        self.settings = settings | {"max_new_tokens": max_new_tokens}
         self.turns: list[tuple[str, str]] = []  # (question, answer), those that still fit
-        self.forgotten = 0  # turns left out since the conversation began
 
     def say(self, message: str) -> Reply:
         """The answer to ``message``, given as much of the conversation as fits.
@@ -104,33 +91,22 @@ class Chat:
         """
         if not message.strip():
             raise InvalidValue(f"the message is {message!r}: empty. Write at least one word.")
-        room = self.window - self.max_new_tokens
-        kept = 0
-        while len(ids := self._prompt(self.turns[kept:], message)) > room:
-            if kept == len(self.turns):
+        kept = self.turns
+        while len(ids := encode_prompt(self.tokenizer, message, self.system, kept)) > self.room:
+            if not kept:
                 raise InvalidValue(
-                    f"the message has {len(ids)} tokens including the system message; the "
-                    f"window of {self.window} leaves {room}. Shorten it, or widen the window."
+                    f"the message has {len(ids)} tokens including the system message; the window "
+                    f"leaves {self.room}. Shorten it, or widen the window."
                 )
-            kept += 1
-        prompt = torch.tensor([ids], device=self.model.device)
-        written = generate(self.model, prompt, max_new_tokens=self.max_new_tokens, **self.settings)
+            kept = kept[1:]
+        written = generate(
+            self.model, torch.tensor([ids], device=self.model.device), **self.settings
+        )
         text = self.tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True).strip()
-        self.turns = [*self.turns[kept:], (message, text)]
-        self.forgotten += kept
-        return Reply(text, self.tokenizer.decode(ids), len(ids), forgotten=kept)
+        forgotten = len(self.turns) - len(kept)
+        self.turns = [*kept, (message, text)]
+        return Reply(text, self.tokenizer.decode(ids), forgotten)
 
     def reset(self) -> None:
         """Forget the whole conversation."""
-        self.turns, self.forgotten = [], 0
-
-    def _prompt(self, turns: Sequence[tuple[str, str]], message: str) -> list[int]:
-        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
-        for question, answer in turns:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        messages.append({"role": "user", "content": message})
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self.turns = []

@@ -1,19 +1,18 @@
 """Decoding by hand: from the scores of a causal language model to a text.
 
-First the filters, which change the scores of the next token; then ``Reader``, which gets these
-scores from a model; then ``generate``, which chooses tokens one after another. It returns the same
-tokens as the ``generate`` of transformers, whether it searches greedily, samples with the same seed
-or uses beams.
+The filters change the scores of the next token, ``Reader`` gets these scores from a model, and
+``generate`` chooses tokens one after another: the same ones as the ``generate`` of transformers,
+whether it searches greedily, samples with the same seed or uses beams.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
-from helpers import runtime
 from helpers.errors import InvalidValue
 
 # -- filters ---------------------------------------------------------------------------------------
@@ -22,13 +21,11 @@ from helpers.errors import InvalidValue
 def penalise_repetition(
     scores: Tensor, input_ids: Tensor, penalty: float, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Make tokens that have already occurred less probable, by the same amount however often they
-    occurred.
+    """Make tokens that have already occurred less probable, however often they occurred: a positive
+    score is divided by ``penalty`` (above 0), a negative one multiplied.
 
     scores: (B, V), logits or log-probabilities.
     input_ids: (B, T), the prompt and the text so far.
-    penalty: above 0. A positive score is divided by it, a negative one multiplied; 1 changes
-        nothing.
     attention_mask: (B, T), 0 for padding, which doesn't count as an occurrence.
     Source: Keskar et al. 2019 (CTRL), section 4.1, where scores are only divided. That would
     favour repetition when a score is negative, so transformers looks at the sign.
@@ -103,21 +100,18 @@ class Reader:
     the newest token goes through the model. Without it, the whole text does at every step.
 
     mask: (B, T) for the prompt, with 0 for padding on the left.
-    Raises InvalidValue if the mask has no columns, which means an empty prompt.
+    Raises InvalidValue for an empty prompt.
     """
 
     def __init__(self, model: Any, mask: Tensor, *, use_cache: bool = True) -> None:
-        if mask.dim() != 2 or 0 in mask.shape:
-            raise InvalidValue(
-                f"the prompt's mask has the shape {tuple(mask.shape)}; it must be (B, T) with at "
-                f"least one token, because nothing can follow an empty prompt."
-            )
+        if not mask.numel():
+            raise InvalidValue("the prompt is empty; give at least one token to go on from.")
         self.model, self.mask, self.use_cache, self.cache = model, mask, use_cache, None
 
     def scores(self, ids: Tensor) -> Tensor:
         """Logits (B, V), float32, for the token after ``ids`` (B, T), the whole text so far."""
         added = ids.shape[1] - self.mask.shape[1]
-        self.mask = torch.nn.functional.pad(self.mask, (0, added), value=1)  # (B, T)
+        self.mask = pad(self.mask, (0, added), value=1)  # (B, T)
         unread = ids if self.cache is None else ids[:, -1:]  # (B, T) or (B, 1)
         options = {}
         if not self.mask.all():
@@ -155,13 +149,11 @@ def generate(
     repetition_penalty: float | None = None,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    early_stopping: bool = False,
     seed: int = 42,
-    use_cache: bool = True,
     end_tokens: Sequence[int] | None = None,
 ) -> Tensor:
     """The prompts and what the model writes after them: (B, T + new tokens), with padding after
-    an end token.
+    an end token. The model's mode (training or evaluation) is restored afterwards.
 
     input_ids: (B, T) int64, T >= 1; shorter prompts are padded on the left.
     attention_mask: (B, T), 1 for a token and 0 for padding; None: no padding.
@@ -169,80 +161,64 @@ def generate(
     sample: draw each token instead of taking the most probable one, after ``temperature``,
         ``top_k`` and ``top_p``, which are only allowed here. The draws depend on ``seed``; torch's
         global generator is left alone.
-    num_beams: with more than 1, keep this many texts per prompt, and return the one with the
-        highest log-probability / length ** ``length_penalty``, both counted over the new tokens.
-        With ``early_stopping``, stop as soon as ``num_beams`` texts have ended; otherwise continue
-        while the best unfinished text scores higher than the worst finished one.
-    use_cache: keep keys and values. Without them the tokens are the same, only slower.
+    num_beams: with more than 1, keep this many texts per prompt, as long as the best unfinished one
+        scores higher than the worst finished one; return the one with the highest
+        log-probability / length ** ``length_penalty``, both counted over the new tokens.
     end_tokens: ids that end a text. None: those of the model; (): none, every text runs to
         ``max_new_tokens``.
     Raises InvalidValue for an argument out of range, padding on the right, a prompt that is empty,
     too long or has ids outside the vocabulary, sampling combined with beams, or settings of
     sampling or beams without it.
     """
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    optional = {**sampling, "repetition_penalty": repetition_penalty}
+    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     _check(max_new_tokens=max_new_tokens, num_beams=num_beams)
-    _check(**{name: value for name, value in optional.items() if value is not None})
+    _check(**sampling, repetition_penalty=repetition_penalty)
     for name, value in sampling.items():
         if value is not None and not sample:
             raise InvalidValue(f"{name} is {value}, but nothing is drawn; set sample=True.")
     if sample and num_beams > 1:
         raise InvalidValue(f"num_beams is {num_beams} with sample=True; choose one of the two.")
-    if num_beams == 1 and (length_penalty != 1.0 or early_stopping):
-        raise InvalidValue(
-            f"length_penalty is {length_penalty} and early_stopping is {early_stopping}, but there "
-            f"are no beams to rank; set num_beams above 1 or leave both out."
-        )
-    runtime.check_seed(seed)
-    mask = _check_prompt(model, input_ids, attention_mask, max_new_tokens)
-    ends, pad = _end_and_padding(model, end_tokens)
-    ends, penalty = ends.to(input_ids.device), repetition_penalty or 1.0
+    if num_beams == 1 and length_penalty != 1:
+        raise InvalidValue(f"length_penalty is {length_penalty}; it needs num_beams above 1.")
+    mask = _prompt_mask(model, input_ids, attention_mask, max_new_tokens)
+    ends, padding = _end_and_padding(model, end_tokens)
+    penalty = repetition_penalty or 1.0
+    generator = torch.Generator(input_ids.device).manual_seed(seed)
+    reader = Reader(model, mask)
+
+    def choose(ids: Tensor) -> Tensor:
+        """The next token (B,) of texts (B, T)."""
+        scores = penalise_repetition(reader.scores(ids), ids, penalty, reader.mask)  # (B, V)
+        if not sample:
+            return scores.argmax(dim=-1)
+        p = filter_scores(scores, **sampling).softmax(dim=-1)  # (B, V)
+        return torch.multinomial(p, 1, generator=generator)[:, 0]
+
     training = model.training
     model.eval()  # no dropout while writing
     try:
-        if num_beams > 1:
-            rows = []
-            for row, kept in zip(input_ids, mask, strict=True):
-                running = row[kept.bool()].repeat(num_beams, 1)  # (b, T of this prompt)
-                reader = Reader(model, torch.ones_like(running), use_cache=use_cache)
-                best = _beam_search(
-                    reader, running, max_new_tokens, ends, penalty, length_penalty, early_stopping
-                )
-                rows.append(best[running.shape[1] :])
-            new = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-            return torch.cat([input_ids, new], dim=1)
-        generator = torch.Generator(input_ids.device).manual_seed(seed) if sample else None
-        reader = Reader(model, mask, use_cache=use_cache)
-        return _token_by_token(
-            reader, input_ids, max_new_tokens, ends, pad, penalty, sampling, generator
-        )
+        if num_beams == 1:
+            return _token_by_token(input_ids, max_new_tokens, ends, padding, choose)
+        rows = []
+        for row, kept in zip(input_ids, mask, strict=True):
+            beams = row[kept.bool()].repeat(num_beams, 1)  # (b, T of this prompt)
+            alone = Reader(model, torch.ones_like(beams))
+            best = _beam_search(alone, beams, max_new_tokens, ends, penalty, length_penalty)
+            rows.append(best[beams.shape[1] :])
+        new = pad_sequence(rows, batch_first=True, padding_value=padding)
+        return torch.cat([input_ids, new], dim=1)
     finally:
         model.train(training)
 
 
 def _token_by_token(
-    reader: Reader,
-    ids: Tensor,
-    max_new_tokens: int,
-    ends: Tensor,
-    pad: int,
-    penalty: float,
-    sampling: dict[str, Any],
-    generator: torch.Generator | None,
+    ids: Tensor, max_new_tokens: int, ends: Tensor, padding: int, choose: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Texts (B, T + new), each token the most probable one or, with a generator, drawn."""
+    """Texts (B, T + new)."""
     running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)  # (B,)
     for _ in range(max_new_tokens):
-        scores = reader.scores(ids)  # (B, V)
-        scores = penalise_repetition(scores, ids, penalty, reader.mask)
-        if generator is None:
-            token = scores.argmax(dim=-1)  # (B,)
-        else:
-            p = filter_scores(scores, **sampling).softmax(dim=-1)  # (B, V)
-            token = torch.multinomial(p, 1, generator=generator)[:, 0]  # (B,)
         # Texts that have ended stay in the batch and get padding until all have ended.
-        token = torch.where(running, token, pad)
+        token = torch.where(running, choose(ids), padding)  # (B,)
         ids = torch.cat([ids, token[:, None]], dim=1)
         running = running & ~torch.isin(token, ends)
         if not running.any():
@@ -257,7 +233,6 @@ def _beam_search(
     ends: Tensor,
     penalty: float,
     length_penalty: float,
-    early_stopping: bool,
 ) -> Tensor:
     """The best text (T + new,) for one prompt. ``running`` (b, T) holds a copy of the prompt for
     each of the b beams."""
@@ -274,70 +249,60 @@ def _beam_search(
         top, place = (log_p + total).flatten().topk(max(2, 1 + len(ends)) * b)
         beam, token = place // log_p.shape[1], place % log_p.shape[1]
         longer = torch.cat([running[beam], token[:, None]], dim=1)  # (candidates, T + length)
+        scores = (top / length**length_penalty).tolist()
         ended = torch.isin(token, ends) | (length == max_new_tokens)
-        for i in ended[:b].nonzero().flatten().tolist():
-            finished.append((top[i].item() / length**length_penalty, longer[i]))
+        finished += [(scores[i], longer[i]) for i in ended[:b].nonzero().flatten().tolist()]
         finished = sorted(finished, key=lambda pair: -pair[0])[:b]
         going = (~ended).nonzero().flatten()[:b]
-        if not len(going):
+        if not len(going) or (len(finished) == b and scores[going[0]] <= finished[-1][0]):
             break
         running, total = longer[going], top[going, None]
         reader.reorder(beam[going])
-        best_running = total[0].item() / length**length_penalty
-        if len(finished) == b and (early_stopping or best_running <= finished[-1][0]):
-            break
     return finished[0][1]
 
 
 def _end_and_padding(model: Any, end_tokens: Sequence[int] | None) -> tuple[Tensor, int]:
     settings = model.generation_config
-    ends = settings.eos_token_id if end_tokens is None else list(end_tokens)
-    ends = torch.tensor([] if ends is None else ends, dtype=torch.long).reshape(-1)
-    if settings.pad_token_id is not None:
-        return ends, settings.pad_token_id
-    return ends, int(ends[0]) if len(ends) else 0
+    ids = settings.eos_token_id if end_tokens is None else list(end_tokens)
+    ends = torch.tensor([] if ids is None else ids, dtype=torch.long, device=model.device).flatten()
+    if settings.pad_token_id is None:
+        return ends, int(ends[0]) if len(ends) else 0
+    return ends, settings.pad_token_id
 
 
 # -- checks ----------------------------------------------------------------------------------------
 
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-# What each setting must be, the test for it, and advice for whoever gets it wrong.
-_SETTINGS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
-    "max_new_tokens": ("a whole number of at least 1", _is_count, ""),
-    "num_beams": ("a whole number of at least 1", _is_count, "1 is greedy search or sampling."),
-    "temperature": ("above 0", lambda t: t > 0, "For the most probable token, set sample=False."),
-    "top_k": ("a whole number of at least 1", _is_count, "None keeps all."),
-    "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1, "1 or None keeps all."),
-    "repetition_penalty": ("above 0", lambda r: r > 0, "1 or None changes nothing; try 1.2."),
+# The test for each setting, and what it must be, with advice for whoever gets it wrong.
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_new_tokens": (lambda n: n >= 1, "at least 1."),
+    "num_beams": (lambda b: b >= 1, "at least 1. 1 is greedy search or sampling."),
+    "temperature": (lambda t: t > 0, "above 0. For the most probable token, set sample=False."),
+    "top_k": (lambda k: k >= 1, "at least 1. None keeps all."),
+    "top_p": (lambda p: 0 < p <= 1, "above 0 and at most 1. 1 or None keeps all."),
+    "repetition_penalty": (lambda r: r > 0, "above 0. 1 or None changes nothing; try 1.2."),
 }
 
 
 def _check(**settings: Any) -> None:
     """Raise InvalidValue for the first of these settings that is out of range."""
     for name, value in settings.items():
-        allowed, holds, advice = _SETTINGS[name]
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InvalidValue(f"{name} is {value!r}; give a finite number, {allowed}.")
-        if not holds(value):
-            raise InvalidValue(f"{name} is {value}; it must be {allowed}. {advice}".rstrip())
+        holds, allowed = _SETTINGS[name]
+        if value is not None and not holds(value):
+            raise InvalidValue(f"{name} is {value}; it must be {allowed}")
 
 
-def _check_prompt(model: Any, ids: Tensor, mask: Tensor | None, max_new_tokens: int) -> Tensor:
+def _prompt_mask(model: Any, ids: Tensor, mask: Tensor | None, max_new_tokens: int) -> Tensor:
     """Check the prompt and return its attention mask (B, T)."""
-    if ids.dim() != 2 or 0 in ids.shape or ids.dtype != torch.long:
+    if ids.dim() != 2 or not ids.numel() or ids.dtype != torch.long:
         raise InvalidValue(
-            f"input_ids have the shape {tuple(ids.shape)} and are {ids.dtype}; give int64 token "
-            f"ids (B, T) with at least one token per prompt: nothing can follow an empty one."
+            f"input_ids are {ids.dtype} of shape {tuple(ids.shape)}; give int64 token ids (B, T) "
+            f"with at least one token per prompt: nothing can follow an empty one."
         )
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if ids.min() < 0 or ids.max() >= vocabulary:
+    last = model.get_input_embeddings().num_embeddings - 1
+    if ids.min() < 0 or ids.max() > last:
         raise InvalidValue(
-            f"input_ids run from {ids.min()} to {ids.max()}; the model knows 0 to "
-            f"{vocabulary - 1}. Use the tokenizer that belongs to the model."
+            f"input_ids run from {ids.min()} to {ids.max()}; the model knows 0 to {last}. "
+            f"Use the tokenizer that belongs to the model."
         )
     mask = torch.ones_like(ids) if mask is None else mask.long()
     # The next token is read off the last column, so every prompt must end there.

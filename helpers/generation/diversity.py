@@ -24,10 +24,9 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
 
     It runs from just above 0 (always the same words) to 1 (no n-gram occurs twice). It falls when
     there are more texts or longer ones, so compare only sets of the same size.
-    Raises InvalidValue for n below 1, or if no text has n words.
+    Raises InvalidValue if no text has n words.
     Source: Li et al. 2016, who divide by the number of words instead.
     """
-    _check_n("n", n)
     grams = [gram for text in texts for gram in _grams(words(text), n)]
     if not grams:
         raise InvalidValue(f"none of the {len(texts)} texts has {n} words; give longer texts.")
@@ -40,10 +39,9 @@ def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
 
     It is the geometric mean of the clipped precisions. A text of c words that is shorter than the
     reference of the nearest length, r words, is penalised by the factor exp(1 - r/c).
-    Raises InvalidValue for an empty text, no references, or max_n below 1.
+    Raises InvalidValue for an empty text or no references.
     Source: Papineni et al. 2002; smoothing: Chen & Cherry 2014, method 1.
     """
-    _check_n("max_n", max_n)
     own, others = words(text), [words(reference) for reference in references]
     if not own or not others:
         raise InvalidValue(
@@ -67,20 +65,11 @@ def bleu(text: str, references: Sequence[str], max_n: int = 4) -> float:
 def self_bleu(texts: Sequence[str], max_n: int = 4) -> list[float]:
     """The BLEU of each text against all the others; the mean is the self-BLEU of the set.
 
-    Near 1, the texts say the same thing in the same words.
-    Raises InvalidValue for fewer than two texts.
-    Source: Zhu et al. 2018 (Texygen).
+    Near 1, the texts say the same thing in the same words. Source: Zhu et al. 2018 (Texygen).
     """
     texts = list(texts)
-    if len(texts) < 2:
-        raise InvalidValue(f"self-BLEU needs at least two texts, and there are {len(texts)}.")
     return [bleu(text, texts[:i] + texts[i + 1 :], max_n) for i, text in enumerate(texts)]
 
 
 def _grams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
-
-
-def _check_n(name: str, n: int) -> None:
-    if not isinstance(n, int) or n < 1:
-        raise InvalidValue(f"{name} is {n}; it must be a whole number of at least 1.")
