@@ -97,6 +97,9 @@ def _card(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
+    from huggingface_hub import ModelCard
+
+    from helpers.files import model_folder
     from helpers.shipping import hub
 
     if not options.dry_run:
@@ -107,9 +110,14 @@ def _push(options: argparse.Namespace) -> int:
     width = max(len(file.path) for file in planned)
     for file in planned:
         print(f"{file.path:<{width}}  {file.size:>12,} bytes  sha256 {file.sha256[:16]}...")
+    card = ModelCard.load(model_folder(options.folder) / "README.md").data
+    print(f"card: {card.pipeline_tag}, language {card.language}, licence {card.license}")
+    for score in card.eval_results:
+        print(f"      {score.metric_name}: {score.metric_value}")
     print(
         f"{len(planned)} files, {sum(file.size for file in planned) / 1e6:.1f} MB, would go to "
-        f"{options.repository}. Nothing was sent."
+        f"{options.repository} ({'public' if options.public else 'private'}, if it is new). "
+        f"Nothing was sent."
     )
     return 0
 

@@ -157,9 +157,7 @@ class _Project:
 
 def _loads(project: _Project) -> str:
     model, _, names = project.model
-    if pickles := sorted(
-        p.name for p in project.folder.rglob("*") if p.suffix.lower() in hub.REFUSED
-    ):
+    if pickles := hub.pickles(project.folder):
         raise CourseError(f"{pickles[0]} can run code when it is loaded: keep only safetensors.")
     return f"{type(model).__name__}, {len(names)} classes, from safetensors"
 
