@@ -86,7 +86,9 @@ def push(folder: str | Path, repository: str, *, public: bool = False) -> str:
     additions = [CommitOperationAdd(file.path, str(model / file.path)) for file in planned]
     try:
         api.create_repo(repository, private=not public, exist_ok=True)
-        commit = api.create_commit(repository, additions, commit_message="Model, tokenizer and card")
+        commit = api.create_commit(
+            repository, additions, commit_message="Model, tokenizer and card"
+        )
     except Exception as error:  # versions of the client use different network libraries
         cause = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
         if isinstance(cause, HfHubHTTPError):
