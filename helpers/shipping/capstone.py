@@ -89,10 +89,8 @@ def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
         except CourseError as error:
             found, met = str(error), False
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            found, met = (
-                f"it has another form than expected ({type(error).__name__}: {error})",
-                False,
-            )
+            kind = type(error).__name__
+            found, met = f"it has another form than expected ({kind}: {error})", False
         judged.append(Criterion(title, points, met, found))
     return Report(tuple(judged))
 
@@ -103,10 +101,9 @@ def save_splits(folder: str | Path, data: Mapping[str, Any], names: Sequence[str
     target = Path(folder) / "data"
     target.mkdir(parents=True, exist_ok=True)
     for split, rows in data.items():
-        with (target / f"{split}.csv").open("wb") as file:
-            file.write(csv_line(("text", "label")))
-            for text, label in zip(rows["text"], rows["label"], strict=True):
-                file.write(csv_line((text, names[label])))
+        labels = [names[number] for number in rows["label"]]
+        lines = [("text", "label"), *zip(rows["text"], labels, strict=True)]
+        (target / f"{split}.csv").write_bytes(b"".join(map(csv_line, lines)))
 
 
 class _Project:
@@ -191,9 +188,10 @@ def _inside(value: Any, interval: Any) -> bool:
 def _baselines(project: _Project) -> str:
     found = project.metrics.get("baseline") or {}
     sound = [
-        name for name, scores in found.items()
+        name
+        for name, scores in found.items()
         if _inside(scores.get("accuracy"), scores.get("accuracy_interval"))
-    ]  # fmt: skip
+    ]
     if "majority" not in sound or len(sound) < 2:
         raise CourseError(
             "two baselines with intervals are needed, the majority class and one that learns "
@@ -201,31 +199,28 @@ def _baselines(project: _Project) -> str:
         )
     commonest = evaluation.majority_baseline(project.numbers(project.train), project.test_labels)
     recomputed = float(np.mean(commonest == project.test_labels))
-    if abs(recomputed - found["majority"]["accuracy"]) > 1e-6:
+    stated = found["majority"]["accuracy"]
+    if abs(recomputed - stated) > 1e-6:
         raise CourseError(
             f"the majority class scores {recomputed:.4f} on data/test.csv, and metrics.json says "
-            f"{found['majority']['accuracy']:.4f}: the two are not of the same texts."
+            f"{stated:.4f}: the two are not of the same texts."
         )
     return ", ".join(f"{name} {found[name]['accuracy']:.3f}" for name in sound)
 
 
 def _recorded(project: _Project) -> str:
     wanted = {"seed": int, "precision": str, "examples": int, "model": str}
-    missing = [
-        key for key, kind in wanted.items()
-        if not isinstance(project.metrics.get(key), kind)
-    ]  # fmt: skip
-    if missing:
+    held = project.metrics
+    if missing := [key for key, kind in wanted.items() if not isinstance(held.get(key), kind)]:
         raise CourseError(f"metrics.json does not record {', '.join(missing)}.")
-    return ", ".join(f"{key} {project.metrics[key]}" for key in wanted)
+    return ", ".join(f"{key} {held[key]}" for key in wanted)
 
 
 def _kept(project: _Project) -> str:
-    train, test = len(project.train), len(project.test)
-    if train != project.metrics.get("examples"):
+    train, test, stated = len(project.train), len(project.test), project.metrics.get("examples")
+    if train != stated:
         raise CourseError(
-            f"data/train.csv has {train:,} texts, and metrics.json says that "
-            f"{project.metrics.get('examples')} were used."
+            f"data/train.csv has {train:,} texts, and metrics.json says that {stated} were used."
         )
     if test < LEAST_TEST_TEXTS:
         raise CourseError(
@@ -238,11 +233,11 @@ def _kept(project: _Project) -> str:
 def _held_out(project: _Project) -> str:
     test = [corpora.fold(row["text"]) for row in project.test]
     shared = set(test) & {corpora.fold(row["text"]) for row in project.train}
-    if shared or len(set(test)) < len(test):
-        example = next(iter(sorted(shared)), "")[:40]
+    twice = len(test) - len(set(test))
+    if shared or twice:
+        example = f" ({min(shared)[:40]!r})" if shared else ""
         raise CourseError(
-            f"{len(shared)} test texts are also training texts"
-            f"{f' ({example!r})' if shared else ''}, and {len(test) - len(set(test))} occur twice "
+            f"{len(shared)} test texts are also training texts{example}, and {twice} occur twice "
             f"in the test. Remove duplicates before splitting."
         )
     return "no test text is also a training text, or occurs twice"
@@ -250,12 +245,11 @@ def _held_out(project: _Project) -> str:
 
 def _agrees(project: _Project) -> str:
     model, tokenizer, _ = project.model
-    encoded = batches.encode(
-        tokenizer, [row["text"] for row in project.test], max_length=tokenizer.model_max_length
-    )
+    texts = [row["text"] for row in project.test]
+    encoded = batches.encode(tokenizer, texts, max_length=tokenizer.model_max_length)
     predicted = evaluation.predict(model, encoded).classes
     stated = project.metrics["test"]
-    allowed = max(0.002, 2 / len(project.test))  # another processor may flip a label or two
+    allowed = max(0.002, 2 / len(texts))  # another processor may flip a label or two
     for key in ("accuracy", "macro_f1"):
         found = metrics.score(project.test_labels, predicted, key)
         if not isinstance(stated.get(key), float) or abs(found - stated[key]) > allowed:
@@ -263,25 +257,27 @@ def _agrees(project: _Project) -> str:
                 f"on data/test.csv the model's {key} is {found:.4f}, and metrics.json says "
                 f"{stated.get(key)}. Evaluate the model that you ship, on the texts that you keep."
             )
-    return f"accuracy and macro F1 of {len(project.test):,} texts recomputed: equal"
+    return f"accuracy and macro F1 of {len(texts):,} texts recomputed: equal"
 
 
 def _card(project: _Project) -> str:
     path = project.folder / "model" / "README.md"
     if not path.is_file():
         raise CourseError("there is no model/README.md. Write it: python -m helpers card DIR ...")
-    faults = model_card.find_faults(path.read_text(encoding="utf-8"), project.metrics)
-    if faults:
+    if faults := model_card.find_faults(path.read_text(encoding="utf-8"), project.metrics):
         raise CourseError(f"{'; '.join(faults)}.")
     return f"all of {', '.join(model_card.SECTIONS)}; scores as in metrics.json"
 
 
 def _bias(project: _Project) -> str:
     measured = project.metrics.get("bias") or {}
+
+    def is_sound(measure: dict[str, Any]) -> bool:
+        return "value" in measure and len(measure.get("interval", ())) == 2
+
     sound = [
-        what for what, found in measured.items()
-        if found and all("value" in m and len(m.get("interval", ())) == 2 for m in found.values())
-    ]  # fmt: skip
+        what for what, found in measured.items() if found and all(map(is_sound, found.values()))
+    ]
     if not sound:
         raise CourseError(
             "no bias was measured, with intervals. Compare groups that your texts mention "
