@@ -14,9 +14,8 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
     predict.add_argument("source", type=Path, metavar="FILE", help=".csv, .tsv, .jsonl or .gz")
     predict.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with .predicted")
-    predict.add_argument(
-        "--text-column", metavar="NAME", help="default: the one it was trained on, or text"
-    )
+    column_help = "default: the one it was trained on, or text"
+    predict.add_argument("--text-column", metavar="NAME", help=column_help)
     predict.add_argument("--chunk-rows", type=int, default=512, metavar="N", help="rows in memory")
     predict.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     predict.set_defaults(run=_predict)
@@ -26,9 +25,8 @@ def add_commands(commands: Any) -> None:
     card.add_argument("--use", required=True, metavar="TEXT", help="what the model is for")
     card.add_argument("--not-for", required=True, metavar="TEXT", help="what it is not for")
     card.add_argument("--name", metavar="NAME", help="default: the folder's")
-    card.add_argument(
-        "--data", metavar="TEXT", help="where your own texts come from, whose they are"
-    )
+    data_help = "where your own texts come from, whose they are"
+    card.add_argument("--data", metavar="TEXT", help=data_help)
     card.add_argument("--licence", default="apache-2.0", metavar="NAME")
     card.add_argument("--language", default="en", metavar="CODE")
     card.set_defaults(run=_card)
@@ -43,9 +41,8 @@ def add_commands(commands: Any) -> None:
     demo = commands.add_parser("demo", help="a page on this computer to try the model in")
     demo.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
     demo.add_argument("--port", type=int, metavar="N", help="default: a free one")
-    demo.add_argument(
-        "--log", type=Path, metavar="FILE", help="keep texts, answers and corrections"
-    )
+    log_help = "keep texts, answers and corrections"
+    demo.add_argument("--log", type=Path, metavar="FILE", help=log_help)
     demo.set_defaults(run=_demo)
 
     capstone = commands.add_parser("capstone", help="check a finished project against the rubric")
@@ -70,8 +67,8 @@ def _predict(options: argparse.Namespace) -> int:
         say=lambda line: print(line, flush=True),
     )
     given = ", ".join(f"{count:,} {label}" for label, count in summary.labels.items())
-    print(f"{summary.rows:,} rows in {out}: {given or 'no labels'}")
     print(
+        f"{summary.rows:,} rows in {out}: {given or 'no labels'}\n"
         f"{summary.empty:,} without a text, {summary.truncated:,} cut to what the model reads; "
         f"mean probability {summary.mean_confidence:.3f}"
     )
