@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from helpers import batches, corpora, evaluation
 from helpers.corpora.tables import Table, csv_line
@@ -75,9 +76,8 @@ def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
     """
     folder = Path(folder)
     titles = [title for title, _, _ in _RUBRIC]
-    for title in only:
-        if title not in titles:
-            raise unknown_name("criterion", title, titles)
+    if unknown := [title for title in only if title not in titles]:
+        raise unknown_name("criterion", unknown[0], titles)
     if not folder.is_dir():
         raise InvalidValue(f"there is no folder {folder}; name the one of your project.")
     project, judged = _Project(folder), []
@@ -122,34 +122,31 @@ class _Project:
         return model, tokenizer, label_names(model, self.folder)
 
     @cached_property
-    def train(self) -> list[dict[str, Any]]:
+    def train(self) -> pd.DataFrame:
         return self._texts("train")
 
     @cached_property
-    def test(self) -> list[dict[str, Any]]:
+    def test(self) -> pd.DataFrame:
         return self._texts("test")
 
-    @cached_property
-    def test_labels(self) -> np.ndarray:
-        return self.numbers(self.test)
+    def _texts(self, split: str) -> pd.DataFrame:
+        path = self.folder / "data" / f"{split}.csv"
+        if not path.is_file():
+            raise CourseError(f"there is no data/{split}.csv. Write it: capstone.save_splits(...)")
+        rows = pd.DataFrame([row.values for row in Table(path)])
+        if not {"text", "label"} <= set(rows):
+            raise CourseError(f"data/{split}.csv needs rows with the columns text and label.")
+        return rows
 
-    def numbers(self, rows: list[dict[str, Any]]) -> np.ndarray:
+    def numbers(self, labels: pd.Series) -> np.ndarray:
+        """The labels as the model numbers them."""
         names = self.model[2]
-        if unknown := sorted({row["label"] for row in rows} - set(names)):
+        if unknown := sorted(set(labels) - set(names)):
             raise CourseError(
                 f"data holds the label {unknown[0]!r}, which the model does not know; it has "
                 f"{', '.join(names)}."
             )
-        return np.array([names.index(row["label"]) for row in rows])
-
-    def _texts(self, split: str) -> list[dict[str, Any]]:
-        path = self.folder / "data" / f"{split}.csv"
-        if not path.is_file():
-            raise CourseError(f"there is no data/{split}.csv. Write it: capstone.save_splits(...)")
-        rows = [row.values for row in Table(path)]
-        if not rows or not {"text", "label"} <= rows[0].keys():
-            raise CourseError(f"data/{split}.csv needs rows with the columns text and label.")
-        return rows
+        return labels.map(names.index).to_numpy()
 
 
 def _loads(project: _Project) -> str:
@@ -169,7 +166,7 @@ def _names(project: _Project) -> str:
 def _score(project: _Project) -> str:
     test = project.metrics["test"]
     accuracy, interval = test.get("accuracy"), test.get("accuracy_interval")
-    if not _inside(accuracy, interval):
+    if not _is_sound(test):
         raise CourseError(
             f"metrics.json has accuracy {accuracy} with interval {interval}; it must be a number "
             f"between two others (evaluation.bootstrap_interval)."
@@ -177,35 +174,31 @@ def _score(project: _Project) -> str:
     return f"accuracy {accuracy:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def _inside(value: Any, interval: Any) -> bool:
+def _is_sound(scores: Mapping[str, Any]) -> bool:
+    """Is there an accuracy within its interval?"""
     try:
-        low, high = interval
-        return 0 <= low <= value <= high <= 1
-    except (TypeError, ValueError):
+        low, high = scores["accuracy_interval"]
+        return 0 <= low <= scores["accuracy"] <= high <= 1
+    except (KeyError, ValueError):
         return False
 
 
 def _baselines(project: _Project) -> str:
     found = project.metrics.get("baseline") or {}
-    sound = [
-        name
-        for name, scores in found.items()
-        if _inside(scores.get("accuracy"), scores.get("accuracy_interval"))
-    ]
-    if "majority" not in sound or len(sound) < 2:
+    accuracies = {name: each["accuracy"] for name, each in found.items() if _is_sound(each)}
+    if "majority" not in accuracies or len(accuracies) < 2:
         raise CourseError(
             "two baselines with intervals are needed, the majority class and one that learns "
-            f"(TF-IDF + logistic regression); found: {', '.join(sound) or 'none'}."
+            f"(TF-IDF + logistic regression); found: {', '.join(accuracies) or 'none'}."
         )
-    commonest = evaluation.majority_baseline(project.numbers(project.train), project.test_labels)
-    recomputed = float(np.mean(commonest == project.test_labels))
-    stated = found["majority"]["accuracy"]
-    if abs(recomputed - stated) > 1e-6:
+    train, test = (project.numbers(rows["label"]) for rows in (project.train, project.test))
+    recomputed = float(np.mean(evaluation.majority_baseline(train, test) == test))
+    if abs(recomputed - accuracies["majority"]) > 1e-6:
         raise CourseError(
             f"the majority class scores {recomputed:.4f} on data/test.csv, and metrics.json says "
-            f"{stated:.4f}: the two are not of the same texts."
+            f"{accuracies['majority']:.4f}: the two are not of the same texts."
         )
-    return ", ".join(f"{name} {found[name]['accuracy']:.3f}" for name in sound)
+    return ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
 
 
 def _recorded(project: _Project) -> str:
@@ -231,9 +224,8 @@ def _kept(project: _Project) -> str:
 
 
 def _held_out(project: _Project) -> str:
-    test = [corpora.fold(row["text"]) for row in project.test]
-    shared = set(test) & {corpora.fold(row["text"]) for row in project.train}
-    twice = len(test) - len(set(test))
+    train, test = (rows["text"].map(corpora.fold) for rows in (project.train, project.test))
+    shared, twice = set(test) & set(train), test.duplicated().sum()
     if shared or twice:
         example = f" ({min(shared)[:40]!r})" if shared else ""
         raise CourseError(
@@ -245,13 +237,13 @@ def _held_out(project: _Project) -> str:
 
 def _agrees(project: _Project) -> str:
     model, tokenizer, _ = project.model
-    texts = [row["text"] for row in project.test]
+    texts, labels = project.test["text"].tolist(), project.numbers(project.test["label"])
     encoded = batches.encode(tokenizer, texts, max_length=tokenizer.model_max_length)
     predicted = evaluation.predict(model, encoded).classes
     stated = project.metrics["test"]
     allowed = max(0.002, 2 / len(texts))  # another processor may flip a label or two
     for key in ("accuracy", "macro_f1"):
-        found = metrics.score(project.test_labels, predicted, key)
+        found = metrics.score(labels, predicted, key)
         if not isinstance(stated.get(key), float) or abs(found - stated[key]) > allowed:
             raise CourseError(
                 f"on data/test.csv the model's {key} is {found:.4f}, and metrics.json says "
@@ -270,13 +262,10 @@ def _card(project: _Project) -> str:
 
 
 def _bias(project: _Project) -> str:
-    measured = project.metrics.get("bias") or {}
-
-    def is_sound(measure: dict[str, Any]) -> bool:
-        return "value" in measure and len(measure.get("interval", ())) == 2
-
     sound = [
-        what for what, found in measured.items() if found and all(map(is_sound, found.values()))
+        what
+        for what, found in (project.metrics.get("bias") or {}).items()
+        if found and all({"value", "interval"} <= set(measure) for measure in found.values())
     ]
     if not sound:
         raise CourseError(

@@ -102,17 +102,16 @@ def record_bias(run: str | Path, what: str, measures: Mapping[str, Iterable[floa
     ``fairness.counterfactual_gap``. An earlier entry with the same words is replaced.
     Raises InvalidValue: no words, no measures, or a value outside its interval.
     """
-    entry: dict[str, Any] = {}
+    if not what.strip() or not measures:
+        raise InvalidValue("say in words what was compared, and give at least one measure.")
+    run = Path(run)
+    metrics = read_metrics(run)
+    entry = metrics.setdefault("bias", {})[what.strip()] = {}
     for name, numbers in measures.items():
         value, low, high = map(float, numbers)
         if not low <= value <= high:
             raise InvalidValue(f"{name} is {value}, outside its interval [{low}, {high}].")
         entry[name] = {"value": value, "interval": [low, high]}
-    if not what.strip() or not entry:
-        raise InvalidValue("say in words what was compared, and give at least one measure.")
-    run = Path(run)
-    metrics = read_metrics(run)
-    metrics.setdefault("bias", {})[what.strip()] = entry
     write_text(run / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
