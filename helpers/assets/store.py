@@ -82,21 +82,17 @@ def derived(key: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def bundle(folder: Path | str, names: Sequence[str] | None = None) -> list[Path]:
-    """Put the wheels of the named assets (default: the quick profile's) into ``folder``, verified.
+def bundle(folder: Path | str) -> list[Path]:
+    """Put the wheels of the quick profile's assets into ``folder``, verified.
 
     A learner whose pip has ``PIP_FIND_LINKS=folder`` (and ``PIP_NO_INDEX=1``) needs no network.
-    Raises AssetError if one has no wheel or cannot be fetched.
+    Raises AssetError if one cannot be fetched.
     """
-    if names is None:
-        names = [n for n, asset in catalog.load_catalog().items() if "quick" in asset.profiles]
     folder = Path(folder)
     wheels: dict[str, Path] = {}
-    for asset in map(catalog.get, names):
-        source = next((source for source in asset.sources if source.kind == "wheel"), None)
-        if source is None:
-            raise AssetError(f"{asset.name} comes only from the Hub and cannot be put in a bundle.")
-        if source.requirement not in wheels:
+    for asset in catalog.load_catalog().values():
+        source = asset.sources[0]  # of these assets a wheel
+        if "quick" in asset.profiles and source.requirement not in wheels:
             with _disk_errors(asset.name, folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 wheels[source.requirement] = _bundled(folder, asset, source)
