@@ -102,7 +102,8 @@ def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
             options.pop("name", None)  # the client's own name for the bar
             super().__init__(*arguments, **options | {"disable": not progress, "leave": False})
 
-    where = f"{source.repository} at {os.environ.get('HF_ENDPOINT') or 'the Hugging Face Hub'}"
+    place = os.environ.get("HF_ENDPOINT") or "the Hugging Face Hub"
+    where = f"{source.repository}@{source.revision} at {place}"
     try:
         # Ask once first, to report an unreachable Hub at once: the download retries for long.
         get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
@@ -114,10 +115,8 @@ def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
             local_dir=folder,
             tqdm_class=Bar,
         )
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, RevisionNotFoundError):
         raise AssetError(f"there is no {where}") from None
-    except RevisionNotFoundError:
-        raise AssetError(f"there is no revision {source.revision} of {where}") from None
     except Exception as error:  # the client's versions use different network libraries
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise

@@ -101,16 +101,10 @@ def _sources(
         target, transposed = translated
         target = target if heads else target.removeprefix("bert.")
         if target not in shapes:
-            if any(key.startswith("_CHECKPOINTABLE_OBJECT_GRAPH") for key in bundle.entries):
-                raise CourseError(
-                    f"{bundle.prefix} is an object-based TensorFlow 2 checkpoint, as "
-                    "tf.train.Checkpoint writes it; Google's BERT repository has named variables "
-                    "(bert/embeddings/...)."
-                )
             raise CourseError(
                 f"tensor {name} of {bundle.prefix} belongs to no part of the model that "
                 f"bert_config.json describes ({len(shapes)} weights). Is that the configuration of "
-                "another model, or is this checkpoint not a BERT?"
+                "another model, or is this checkpoint not a BERT, or one of tf.train.Checkpoint?"
             )
         expected = shapes[target][::-1] if transposed else shapes[target]
         if entry.shape != expected:
