@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping
 from math import inf, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,8 @@ def training_checks(device: str, precision: str) -> list[Check]:
     """The speed of training steps of BATCH texts of LENGTH tokens, and on CUDA their peak memory
     against the plan."""
     before = torch.cuda.memory_allocated() if device == "cuda" else 0  # by the compared model
-    model = models.load_classifier("encoder", labels=_LABELS, dropout=0.0).to(device).train()
+    model: nn.Module = models.load_classifier("encoder", labels=_LABELS, dropout=0.0)
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
     ids = torch.randint(1000, 20000, (BATCH, LENGTH), device=device)
@@ -112,7 +114,7 @@ def training_checks(device: str, precision: str) -> list[Check]:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = time_in_turns({"step": step}, repeats=STEPS).median("step")
-    shape = {"batch_size": BATCH, "sequence_length": LENGTH, "labels": len(_LABELS)}
+    shape: dict[str, Any] = {"batch_size": BATCH, "sequence_length": LENGTH, "labels": len(_LABELS)}
     plan = hardware.plan("encoder", **shape, dropout=0.0, precision=precision, device=device)
     rate = f"{BATCH / seconds:.0f} texts/s, {plan.flops / seconds / 1e12:.2f} TFLOP/s"
     speed = Check("speed", True, f"{rate} in {precision}")

@@ -130,7 +130,7 @@ def _label(
     model: Any, tokenizer: Any, names: list[str], texts: list[str], summary: Summary
 ) -> list[tuple[str, float] | tuple[None, None]]:
     """The label and its probability for each text; counts them in ``summary``."""
-    given: list[tuple[str, float] | tuple[None, None]] = [(None, None)] * len(texts)
+    given: dict[int, tuple[str, float]] = {}
     full = [i for i, text in enumerate(texts) if text.strip()]
     if full:
         some, limit = [texts[i] for i in full], tokenizer.model_max_length
@@ -141,12 +141,12 @@ def _label(
             given[i] = names[number], round(float(probability), 6)
         summary.truncated += encoded.truncated
     counts = Counter(summary.labels)
-    counts.update(given[i][0] for i in full)
+    counts.update(label for label, _ in given.values())
     summary.labels = {name: counts[name] for name in names if counts[name]}
-    summary.confidence += sum(given[i][1] for i in full)
+    summary.confidence += sum(probability for _, probability in given.values())
     summary.rows += len(texts)
     summary.empty += len(texts) - len(full)
-    return given
+    return [given.get(i, (None, None)) for i in range(len(texts))]
 
 
 def _check(table: Table, column: str, out: Path, chunk_rows: int) -> int:

@@ -139,7 +139,7 @@ def build(classifier: Classifier, *, title: str, log: FeedbackLog | None = None)
             return "Classify a text first."
         if label is None:
             return "Choose the right label first."
-        log.correct(id, label)
+        log.correct(id, label)  # type: ignore[union-attr]  # called only where there is a log
         return f"Thank you: noted as {label}."
 
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
