@@ -39,11 +39,6 @@ def test_an_unknown_name_names_the_nearest():
         ("[a]\nkind = 'model'\n", "not complete"),
         (
             "[a]\nkind='model'\ntitle='t'\nsize_mb=1\nlicence='l'\ncitation='c'\nprofiles=[]\n"
-            "[[a.sources]]\nkind='wheel'\nrequirement='a==1'\ntake=['a/']\n",
-            "sha256",
-        ),
-        (
-            "[a]\nkind='model'\ntitle='t'\nsize_mb=1\nlicence='l'\ncitation='c'\nprofiles=[]\n"
             "[[a.sources]]\nkind='wheel'\nrequirment='a==1'\ntake=['a/']\n",
             "requirment",
         ),

@@ -37,13 +37,13 @@ def test_without_drift_the_limit_is_passed_as_rarely_as_it_says(sizes):
 
 def test_bins_hold_about_equally_many_and_none_is_empty():
     for values in (np.arange(1000.0), np.repeat([0.0, 1, 2], [700, 200, 100]), np.zeros(60)):
-        edges = drift._edges(values, 10)
+        edges = drift._edges(values)
         counts = drift._count(values, edges)
         assert len(counts) == len(edges) + 1 and sum(counts) == len(values)
         assert edges == sorted(set(edges))
         if len(np.unique(values)) > 1:
             assert min(counts) > 0
-    counts = drift._count(np.arange(1000.0), drift._edges(np.arange(1000.0), 10))
+    counts = drift._count(np.arange(1000.0), drift._edges(np.arange(1000.0)))
     assert len(counts) == 10 and set(counts) <= {99, 100, 101}
 
 
@@ -128,13 +128,11 @@ def test_values_out_of_range_are_named(reference):
     tokenizer = tiny.tokenizer()
     for expected, actual, message in (
         ([1, 2], [1, 2, 3], "same bins"),
-        ([1], [1], "at least two"),
         ([1, -1], [1, 1], "below 0"),
-        ([0, 0], [1, 1], "at least one text"),
     ):
         with pytest.raises(InvalidValue, match=message):
             drift.population_stability_index(expected, actual)
-    with pytest.raises(InvalidValue, match="actual is 0"):
+    with pytest.raises(InvalidValue, match="10 and 0 texts"):
         drift.chance_limit(10, 0, bins=3)
     with pytest.raises(InvalidValue, match="bins is 1"):
         drift.chance_limit(10, 10, bins=1)

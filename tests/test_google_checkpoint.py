@@ -196,7 +196,6 @@ def test_capitals_are_kept_if_the_vocabulary_has_any(folder):
     assert "[UNK]" not in load_google_bert(folder)[1].tokenize("The film")
     path.write_text(path.read_text().replace("[unused9]", "The"))
     assert load_google_bert(folder)[1].tokenize("The film") == ["The", "film"]
-    assert load_google_bert(folder, lower_case=True)[1].tokenize("The film") == ["the", "film"]
 
 
 def test_it_saves_and_loads_as_any_transformers_model(tmp_path, inputs):
@@ -316,10 +315,8 @@ def test_a_checkpoint_of_another_name(folder):
         ({"num_hidden_layers": 3}, r"no weights for encoder.layer.2.* and 13 more"),
         ({"num_hidden_layers": 1}, r"layer_1.* belongs to no part"),
         ({"vocab_size": 127}, r"vocab.txt has 128 tokens, bert_config.json says 127"),
-        ({"hidden_size": 0}, "hidden_size .* is 0; it must be a whole number above 0"),
-        ({"hidden_size": "24"}, "hidden_size .* is '24'"),
-        ({"num_attention_heads": 5}, "cannot be shared by 5 attention heads"),
-        ({"vocab_size": None}, "vocab_size .* is None"),
+        ({"hidden_size": "24"}, "not a BERT configuration.*hidden_size.*'24'"),
+        ({"vocab_size": None}, "not a BERT configuration.*vocab_size.*None"),
     ],
 )
 def test_a_configuration_of_another_model(folder, settings, message):

@@ -10,11 +10,11 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from local_hub import serve
 from transformers import BertConfig, BertModel
 
 from helpers import assets
 from helpers.errors import AssetError
-from helpers.shipping.local_hub import serve
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def test_the_best_weights_are_those_of_the_best_step_without_frozen_ones(tmp_pat
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     def prepare():
-        return lora.add_lora(classifier(dropout=0.1), rank=4, dropout=0.2)
+        return lora.add_lora(classifier(dropout=0.1), rank=4)
 
     def interrupt(step, model, history):
         if step == 7:
@@ -181,7 +181,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
 
-    other = lora.add_lora(classifier(dropout=0.1), rank=4, alpha=1, dropout=0.2)
+    other = lora.add_lora(classifier(dropout=0.1), rank=4, alpha=1)
     with pytest.raises(InvalidValue, match=r"'alpha': 8.*'alpha': 1"):
         training.fit(other, DATA, DATA, config(**settings, resume=True))
     state = checkpoints.load(sorted(tmp_path.glob("step-*"))[-1])
@@ -194,11 +194,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
         ({"rank": 0}, "rank is 0; it must be a whole number, at least 1"),
         ({"rank": -3}, "rank is -3"),
         ({"rank": 2.0}, "rank is 2.0"),
-        ({"rank": True}, "rank is True"),
         ({"rank": 33}, r"shape \(32, 32\).* Give 1 to 32"),
         ({"rank": 2, "alpha": 0}, "alpha is 0"),
         ({"rank": 2, "alpha": float("nan")}, "alpha is nan"),
-        ({"rank": 2, "dropout": 1.0}, "dropout is 1.0"),
         ({"rank": 2, "targets": ["query", "vlaue"]}, "Did you mean 'value'"),
         ({"rank": 2, "targets": "LayerNorm"}, "unknown target 'LayerNorm'"),
         ({"rank": 2, "targets": []}, "targets is empty"),

@@ -211,14 +211,6 @@ def test_tiny_gpt_is_seeded_and_has_the_expected_number_of_weights():
     )
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"), [({"width": 10}, "width is 10.*4 heads"), ({"layers": 0}, "layers is 0")]
-)
-def test_tiny_gpt_sizes_out_of_range(sizes, message):
-    with pytest.raises(InvalidValue, match=message):
-        models.tiny_gpt(vocabulary_size=50, **sizes)
-
-
 def test_a_saved_model_is_loaded_unchanged(saved):
     model, tokenizer = models.load_trained(saved)
     assert not model.training and tokenizer("w7")["input_ids"] == [2, 7, 3]

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 
+import local_hub
 import pytest
 import tiny_run
 import torch
 
 from helpers import models
 from helpers.errors import CourseError, InvalidValue
-from helpers.shipping import hub, local_hub, model_card
+from helpers.shipping import hub, model_card
 
 WORDS = {"name": "tiny", "intended_use": "Try a push out.", "out_of_scope": "All else there is."}
 TOKEN = "hf_token_of_this_test"
@@ -117,6 +118,9 @@ def test_offline_is_respected_and_a_dry_run_still_works(run, tmp_path):
     assert done.returncode == 0, done.stderr
     planned = hub.plan(run)
     assert all(file.path in done.stdout and file.sha256[:16] in done.stdout for file in planned)
+    assert "would go to me/tiny (private, if it is new). Nothing was sent." in done.stdout
+    for said in ("text-classification", "licence apache-2.0", "language en", ": 0.8125\n"):
+        assert said in done.stdout, said
 
 
 def test_a_pickle_is_never_sent(run):

@@ -61,15 +61,25 @@ def data_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "data"
 
 
+def _source(entry: dict[str, Any]) -> Source:
+    return Source(**entry | {"take": tuple(entry["take"])})
+
+
 @lru_cache
 def load_catalog(path: Path | None = None) -> dict[str, Asset]:
-    """All assets by name, in the file's order (default: the course's own catalogue).
-
-    Raises CourseError if an entry lacks a field, has an unknown one, or is a wheel without hash.
-    """
+    """All assets by name, in the file's order (default: the course's own catalogue). Raises
+    CourseError if an entry lacks a field, or has an unknown one."""
     path = path or data_folder() / "catalog.toml"
-    entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {name: _asset(name, entry, path) for name, entry in entries.items()}
+    assets = {}
+    for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        try:
+            sources = tuple(_source(each) for each in entry["sources"])
+            fields = entry | {"profiles": tuple(entry["profiles"]), "sources": sources}
+            assets[name] = Asset(name=name, **fields)
+        except (KeyError, TypeError) as error:
+            message = f"{path.name}: the entry {name!r} is not complete: {error}."
+            raise CourseError(message) from None
+    return assets
 
 
 def get(name: str) -> Asset:
@@ -78,18 +88,3 @@ def get(name: str) -> Asset:
     if name not in known:
         raise unknown_name("asset", name, known)
     return known[name]
-
-
-def _asset(name: str, entry: dict[str, Any], path: Path) -> Asset:
-    try:
-        sources = tuple(
-            Source(**source | {"take": tuple(source["take"])}) for source in entry["sources"]
-        )
-        fields = entry | {"profiles": tuple(entry["profiles"]), "sources": sources}
-        asset = Asset(name=name, **fields)
-    except (KeyError, TypeError) as error:
-        raise CourseError(f"{path.name}: the entry {name!r} is not complete: {error}.") from None
-    for source in sources:
-        if source.kind == "wheel" and len(source.sha256) != 64:
-            raise CourseError(f"{path.name}: {name!r}: a wheel needs its sha256, of 64 digits.")
-    return asset

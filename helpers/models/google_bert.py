@@ -5,9 +5,7 @@ A folder as Google publishes it, such as uncased_L-12_H-768_A-12, holds ``bert_c
 ``bert_model.ckpt.data-00000-of-00001``. TensorFlow is not needed to read them.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,63 +17,38 @@ from helpers.models.tf_checkpoint import TensorBundle
 
 # Google's "gelu" has meant two functions, which transformers calls by these names.
 GELU = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
-_SETTINGS = {  # the keys of bert_config.json with their defaults
-    "vocab_size": None,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "initializer_range": 0.02,
-}
 # Variables of the training run, and the task heads of run_classifier.py and run_squad.py.
 _LEFT_OUT = re.compile(
     r"(.*/)?(adam|lamb)_[mv]$|global_step$|output_(weights|bias)$|cls/squad/output_(weights|bias)$"
 )
-_LAST = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "output_weights": "weight",
-    "output_bias": "bias",
-}
+_LAST = {"kernel": "weight", "gamma": "weight", "beta": "bias", "weights": "weight"}
 
 
 def load_google_bert(
-    folder: str | Path,
-    *,
-    checkpoint: str | None = None,
-    heads: bool = False,
-    gelu: str = "tanh",
-    lower_case: bool | None = None,
+    folder: str | Path, *, checkpoint: str | None = None, heads: bool = False, gelu: str = "tanh"
 ) -> tuple[BertModel | BertForPreTraining, BertTokenizer]:
-    """The model (float32, eval mode) and the tokenizer of a folder in Google's format.
+    """The model (float32, eval mode) and the tokenizer of a folder in Google's format. Texts become
+    lower case if the vocabulary has no capital letter outside the special tokens.
 
     checkpoint: the TensorFlow files' name without extension; None: ``bert_model.ckpt``, or the
         only one there is.
     heads: with the two heads of pre-training (``BertForPreTraining``) instead of the body alone.
     gelu: what "gelu" in bert_config.json means. "tanh": the approximation that Google's repository
         uses now. "erf": the exact function, which it used in 2018 and which transformers uses.
-    lower_case: Google's ``do_lower_case``, for the tokenizer; None: True if the vocabulary has no
-        capital letter outside the special tokens.
     Raises CourseError: a file that is missing, cut off or damaged, names or shapes that do not
     match the configuration; InvalidValue: an unknown ``gelu``.
     """
     folder = Path(folder)
     config = google_config(folder / "bert_config.json", gelu=gelu)
-    tokenizer = _tokenizer(folder / "vocab.txt", config, lower_case)
+    tokenizer = _tokenizer(folder / "vocab.txt", config)
     bundle = TensorBundle(_prefix(folder, checkpoint))
     with torch.random.fork_rng(devices=[]):  # leaves the caller's random state alone
         model = (BertForPreTraining if heads else BertModel)(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    state = {
-        name: torch.from_numpy(array.astype(np.float32))
-        for name, array in _weights(bundle, wanted, heads)
-    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    state = {}
+    for name, (source, transposed) in _sources(bundle, shapes, heads).items():
+        array = bundle.read(source).astype(np.float32)
+        state[name] = torch.from_numpy(array.T if transposed else array)
     model.load_state_dict(state, strict=False)
     return model.eval(), tokenizer
 
@@ -85,28 +58,18 @@ def google_config(path: str | Path, *, gelu: str = "tanh") -> BertConfig:
     if gelu not in GELU:
         raise unknown_name("gelu", gelu, GELU)
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        settings = {name: found.get(name, usual) for name, usual in _SETTINGS.items()}
+        config = BertConfig.from_json_file(path)
     except OSError as error:
         raise CourseError(
             f"{path} cannot be read ({error.strerror}). A folder in Google's format holds "
             "bert_config.json, vocab.txt and bert_model.ckpt.*; unpack the whole archive."
         ) from None
-    except (ValueError, AttributeError) as error:
-        raise CourseError(f"{path} is not a BERT configuration in JSON ({error}).") from None
-    for name, value in settings.items():
-        if name.endswith(("size", "layers", "heads", "embeddings")) and (
-            not isinstance(value, int) or value < 1
-        ):
-            raise CourseError(f"{name} in {path} is {value!r}; it must be a whole number above 0.")
-    if settings["hidden_size"] % settings["num_attention_heads"]:
-        raise CourseError(
-            f"hidden_size {settings['hidden_size']} in {path} cannot be shared by "
-            f"{settings['num_attention_heads']} attention heads; it must be a multiple of them."
-        )
-    if settings["hidden_act"] == "gelu":
-        settings["hidden_act"] = GELU[gelu]
-    return BertConfig(**settings)
+    except Exception as error:  # json, transformers and its checks of types raise their own kinds
+        reason = " ".join(str(error).split())
+        raise CourseError(f"{path} is not a BERT configuration in JSON ({reason}).") from None
+    if config.hidden_act == "gelu":
+        config.hidden_act = GELU[gelu]
+    return config
 
 
 def torch_name(name: str) -> tuple[str, bool] | None:
@@ -120,58 +83,44 @@ def torch_name(name: str) -> tuple[str, bool] | None:
     name = re.sub(r"\blayer_(\d+)\b", r"layer/\1", name)
     name = name.replace("predictions/output_bias", "predictions/bias")
     *path, last = name.split("/")
+    last = last.removeprefix("output_")
     if last.endswith("_embeddings"):
         path, last = [*path, last], "weight"
     return ".".join([*path, _LAST.get(last, last)]), last == "kernel"
 
 
-def _weights(
-    bundle: TensorBundle, wanted: dict[str, tuple[int, ...]], heads: bool
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the name and array of each of the model's weights; all names and shapes are checked
-    before the first is read."""
-    prefix = "" if heads else "bert."
+def _sources(
+    bundle: TensorBundle, shapes: dict[str, tuple[int, ...]], heads: bool
+) -> dict[str, tuple[str, bool]]:
+    """For each of the model's weights the tensor that holds it, and whether it is transposed."""
     found: dict[str, tuple[str, bool]] = {}
     for name, entry in bundle.entries.items():
         translated = torch_name(name)
         if translated is None or (not heads and name.startswith("cls/")):
             continue
         target, transposed = translated
-        target = target.removeprefix(prefix)
-        if target not in wanted:
-            raise CourseError(_unexpected(bundle, name, len(wanted)))
-        shape = entry.shape[::-1] if transposed else entry.shape
-        if shape != wanted[target]:
-            expected = wanted[target][::-1] if transposed else wanted[target]
+        target = target if heads else target.removeprefix("bert.")
+        if target not in shapes:
+            raise CourseError(
+                f"tensor {name} of {bundle.prefix} belongs to no part of the model that "
+                f"bert_config.json describes ({len(shapes)} weights). Is that the configuration of "
+                "another model, or is this checkpoint not a BERT, or one of tf.train.Checkpoint?"
+            )
+        expected = shapes[target][::-1] if transposed else shapes[target]
+        if entry.shape != expected:
             raise CourseError(
                 f"tensor {name} has shape {entry.shape}; by bert_config.json it should have "
                 f"{expected}. Is the configuration that of another model?"
             )
         found[target] = (name, transposed)
-    missing = [name for name in wanted if name not in found]
-    if missing:
+    if missing := [name for name in shapes if name not in found]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         head = " Load it with heads=False." if all(m.startswith("cls.") for m in missing) else ""
         raise CourseError(
             f"{bundle.prefix} has no weights for {', '.join(missing[:3])}{more} (named as in "
             f"transformers). Does bert_config.json belong to another model?{head}"
         )
-    for target, (name, transposed) in found.items():
-        array = bundle.read(name)
-        yield target, array.T if transposed else array
-
-
-def _unexpected(bundle: TensorBundle, name: str, count: int) -> str:
-    if any(key.startswith("_CHECKPOINTABLE_OBJECT_GRAPH") for key in bundle.entries):
-        return (
-            f"{bundle.prefix} is an object-based TensorFlow 2 checkpoint, as tf.train.Checkpoint "
-            "writes it; Google's BERT repository has named variables (bert/embeddings/...)."
-        )
-    return (
-        f"tensor {name} of {bundle.prefix} belongs to no part of the model that bert_config.json "
-        f"describes ({count} weights). Is that the configuration of another model, or is this "
-        "checkpoint not a BERT?"
-    )
+    return found
 
 
 def _prefix(folder: Path, checkpoint: str | None) -> Path:
@@ -186,7 +135,7 @@ def _prefix(folder: Path, checkpoint: str | None) -> Path:
     return folder / (names[0] if len(names) == 1 else "bert_model.ckpt")
 
 
-def _tokenizer(path: Path, config: BertConfig, lower_case: bool | None) -> BertTokenizer:
+def _tokenizer(path: Path, config: BertConfig) -> BertTokenizer:
     try:
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -196,8 +145,7 @@ def _tokenizer(path: Path, config: BertConfig, lower_case: bool | None) -> BertT
             f"{path} has {len(tokens)} tokens, bert_config.json says {config.vocab_size}. They "
             "belong to different models, or the vocabulary is cut off."
         )
-    if lower_case is None:
-        lower_case = not any(token != token.lower() for token in tokens if token[:1] != "[")
+    lower_case = not any(token != token.lower() for token in tokens if token[:1] != "[")
     return BertTokenizer.from_pretrained(
         path.parent, do_lower_case=lower_case, model_max_length=config.max_position_embeddings
     )

@@ -44,6 +44,12 @@ _DROPOUTS = (  # what the configurations of different architectures call their d
     "attention_dropout",
     "seq_classif_dropout",
 )
+_HEADS = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+}
+_SAFE = {"dtype": torch.float32, "use_safetensors": True}
 
 
 def default_model(profile: str) -> str:
@@ -85,24 +91,8 @@ def load_classifier(
     dropout: all dropout probabilities, 0 <= dropout < 1; None keeps those of the model.
     attention_dropout: a separate probability for the attention weights; None: same as ``dropout``.
     """
-    return _with_head(
-        AutoModelForSequenceClassification,
-        name,
-        labels=_check_labels(labels),
-        seed=seed,
-        dropout=dropout,
-        attention_dropout=attention_dropout,
-    )
-
-
-def load_regressor(
-    name: str = "encoder", *, seed: int = 42, dropout: float | None = None
-) -> PreTrainedModel:
-    """A model in eval mode that predicts one number per text: logits (B, 1) from a new head, and
-    the mean squared error as its loss. seed, dropout: as in ``load_classifier``."""
-    return _with_head(
-        AutoModelForSequenceClassification, name, labels=["value"], seed=seed, dropout=dropout
-    )
+    kind, labels = AutoModelForSequenceClassification, _check_labels(labels)
+    return _with_head(kind, name, labels, seed, dropout, attention_dropout)
 
 
 def load_token_classifier(
@@ -113,19 +103,18 @@ def load_token_classifier(
     dropout: float | None = None,
     attention_dropout: float | None = None,
 ) -> PreTrainedModel:
-    """A model in eval mode that classifies each token: logits (B, T, C) from a new head.
+    """A model in eval mode that classifies each token: logits (B, T, C) from a new head. labels:
+    the names of the tags. All else as in ``load_classifier``."""
+    kind, labels = AutoModelForTokenClassification, _check_labels(labels)
+    return _with_head(kind, name, labels, seed, dropout, attention_dropout)
 
-    labels: the names of the tags in the order of their numbers.
-    seed, dropout, attention_dropout: as in ``load_classifier``.
-    """
-    return _with_head(
-        AutoModelForTokenClassification,
-        name,
-        labels=_check_labels(labels),
-        seed=seed,
-        dropout=dropout,
-        attention_dropout=attention_dropout,
-    )
+
+def load_regressor(
+    name: str = "encoder", *, seed: int = 42, dropout: float | None = None
+) -> PreTrainedModel:
+    """A model in eval mode that predicts one number per text: logits (B, 1) from a new head, and
+    the mean squared error as its loss. seed, dropout: as in ``load_classifier``."""
+    return _with_head(AutoModelForSequenceClassification, name, ["value"], seed, dropout)
 
 
 def load_question_answerer(
@@ -133,7 +122,7 @@ def load_question_answerer(
 ) -> PreTrainedModel:
     """A model in eval mode that finds answer spans: start and end logits (B, T) from a new head.
     seed, dropout: as in ``load_classifier``."""
-    return _with_head(AutoModelForQuestionAnswering, name, seed=seed, dropout=dropout)
+    return _with_head(AutoModelForQuestionAnswering, name, None, seed, dropout)
 
 
 def _check_labels(labels: Sequence[str]) -> list[str]:
@@ -146,8 +135,7 @@ def _check_labels(labels: Sequence[str]) -> list[str]:
 def _with_head(
     kind: Any,
     name: str,
-    *,
-    labels: Sequence[str] | None = None,
+    labels: list[str] | None,
     seed: int,
     dropout: float | None,
     attention_dropout: float | None = None,
@@ -158,17 +146,17 @@ def _with_head(
             raise InvalidValue(f"{key} is {value}; it must be at least 0 and below 1.")
     source, names = _source(name), {}
     if labels is not None:
-        names = {
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: number for number, label in enumerate(labels)},
-        }
+        id2label = dict(enumerate(labels))
+        names = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
+    if attention_dropout is None:
+        attention_dropout = dropout
     with _quiet(), _seeded(seed):
         config = AutoConfig.from_pretrained(source, **names)
         if labels is not None and len(labels) == 1:
             config.problem_type = "regression"
-        for key in filter(partial(hasattr, config), _DROPOUTS):
-            separate = "attention" in key and attention_dropout is not None
-            if (value := attention_dropout if separate else dropout) is not None:
+        for key in _DROPOUTS:
+            value = attention_dropout if "attention" in key else dropout
+            if value is not None and hasattr(config, key):
                 setattr(config, key, value)
         return kind.from_pretrained(source, config=config, ignore_mismatched_sizes=True, **_SAFE)
 
@@ -176,10 +164,9 @@ def _with_head(
 def load_masked_lm(name: str = "encoder", *, seed: int = 42) -> PreTrainedModel:
     """The pretrained body with a masked-language-model head, in eval mode.
 
-    The encoder of the quick profile was published without such a head. Its dense layer and
-    normalisation are then drawn from ``seed`` (torch's global generator is left alone), and its
-    decoder shares the word embeddings, as in BERT. Its predictions are worthless until it has been
-    trained.
+    The encoder of the quick profile was published without such a head: its dense layer and
+    normalisation are drawn from ``seed``, its decoder shares the word embeddings, as in BERT, and
+    its predictions are worthless until it has been trained.
     """
     with _quiet(), _seeded(seed):
         return AutoModelForMaskedLM.from_pretrained(_source(name), **_SAFE)
@@ -191,10 +178,9 @@ def load_causal_lm(name: str = "causal-lm", *, attention: str = "sdpa") -> PreTr
     The catalogue's model is a quantised GGUF file. The first call converts it to safetensors in
     the cache (20 to 60 seconds, 0.5 GB); later calls load that in about a second.
     """
+    options = {"attn_implementation": attention, **_SAFE}
     with _quiet():
-        return AutoModelForCausalLM.from_pretrained(
-            _source(name), attn_implementation=attention, **_SAFE
-        )
+        return AutoModelForCausalLM.from_pretrained(_source(name), **options)
 
 
 def tiny_gpt(
@@ -208,23 +194,8 @@ def tiny_gpt(
 ) -> GPT2LMHeadModel:
     """An untrained GPT-2 without dropout; its weights are drawn from ``seed``.
 
-    positions: the most tokens it can read.
-    width: the size of the hidden states, a multiple of ``heads``.
+    positions: the most tokens it can read. width: of the hidden states, a multiple of ``heads``.
     """
-    sizes = {
-        "vocabulary_size": vocabulary_size,
-        "positions": positions,
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-    }
-    for key, value in sizes.items():
-        if value < 1:
-            raise InvalidValue(f"{key} is {value}; it must be at least 1.")
-    if width % heads:
-        raise InvalidValue(
-            f"width is {width}, which {heads} heads can't share; use a multiple of {heads}."
-        )
     config = GPT2Config(
         vocab_size=vocabulary_size,
         n_positions=positions,
@@ -251,15 +222,13 @@ def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
     """
     folder = Path(folder)
     wanted = ("config.json", "model.safetensors", "tokenizer_config.json")
-    missing = [name for name in wanted if not (folder / name).is_file()]
-    if missing:
-        inside = folder / "model" / "config.json"
+    if missing := [name for name in wanted if not (folder / name).is_file()]:
         step = (
-            f"Did you mean {folder / 'model'}?"
-            if inside.is_file()
-            else "Give the folder `model` of a finished run, or train a model: "
-            "python -m helpers train news --out runs/news"
+            "Give the folder `model` of a finished run, or train a model: python -m helpers train "
+            "news --out runs/news"
         )
+        if (folder / "model" / "config.json").is_file():
+            step = f"Did you mean {folder / 'model'}?"
         raise CourseError(f"{folder} holds no trained model: no {', '.join(missing)}. {step}")
     try:
         with _quiet():
@@ -279,10 +248,8 @@ def load_trained(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
 def save_trained(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
 ) -> None:
-    """Save both so that ``load_trained``, ``from_pretrained`` and ``pipeline`` can load them.
-
-    All or nothing: an earlier save is replaced only after the new one is complete.
-    """
+    """Save both so that ``load_trained``, ``from_pretrained`` and ``pipeline`` can load them. An
+    earlier save is replaced only after the new one is complete."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch, _quiet():
@@ -299,21 +266,15 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
-_HEADS = {
-    "ForSequenceClassification": AutoModelForSequenceClassification,
-    "ForTokenClassification": AutoModelForTokenClassification,
-    "ForQuestionAnswering": AutoModelForQuestionAnswering,
-}
-_SAFE = {"dtype": torch.float32, "use_safetensors": True}
-
-
 def _source(name: str) -> str:
     """What to pass to ``from_pretrained`` for ``name``: a folder, or an id on the Hub."""
     known = [key for key, asset in catalog.load_catalog().items() if asset.kind == "model"]
     if name in known:
         folder = assets.fetch(name)
-        gguf = sorted(folder.rglob("*.gguf"))
-        return str(_convert(name, gguf[0]) if gguf else _model_folder(folder))
+        if gguf := next(folder.rglob("*.gguf"), None):
+            return str(assets.derived(f"{name}-safetensors", partial(_convert, gguf)))
+        configs = folder.rglob("config.json")
+        return str(min(configs, key=lambda path: len(path.parts)).parent)
     if Path(name).is_dir():
         return str(name)
     if "/" in name and runtime.detect().profile == "full":
@@ -324,38 +285,24 @@ def _source(name: str) -> str:
     )
 
 
-def _model_folder(folder: Path) -> Path:
-    """The folder nearest to the top of ``folder`` that has a config.json."""
-    found = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
-    return found[0].parent if found else folder
-
-
-def _convert(name: str, gguf: Path) -> Path:
-    """The folder with the safetensors version of a GGUF file, converted on the first call."""
-
-    def build(folder: Path) -> None:
-        options = {"gguf_file": gguf.name}
-        with (
-            _quiet(),
-            _seeded(0),
-            redirect_stderr(io.StringIO()),
-        ):  # it has a progress bar of its own
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-            quantised = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, dtype=torch.float32, **options
-            )
-            # transformers refuses to save a model that was loaded from a quantised file, so its
-            # weights are copied into a new one.
-            config = quantised.config
-            if hasattr(config, "quantization_config"):
-                del config.quantization_config
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            model.load_state_dict(quantised.state_dict())
-            model.generation_config = quantised.generation_config
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
-    return assets.derived(f"{name}-safetensors", build)
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the safetensors version of a GGUF file, and its tokenizer, into ``folder``."""
+    source, name = gguf.parent, gguf.name
+    with _quiet(), _seeded(0), redirect_stderr(io.StringIO()):  # it has a progress bar of its own
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
+        quantised = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=name, dtype=torch.float32
+        )
+        # transformers refuses to save a model that was loaded from a quantised file, so its
+        # weights are copied into a new one.
+        config = quantised.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(quantised.state_dict())
+        model.generation_config = quantised.generation_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager

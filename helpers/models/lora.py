@@ -7,7 +7,7 @@ Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
 import warnings
 from collections.abc import Sequence
-from math import isfinite
+from math import inf
 from typing import Any
 
 import torch
@@ -25,7 +25,6 @@ def add_lora(
     rank: int,
     alpha: float | None = None,
     targets: str | Sequence[str] | None = None,
-    dropout: float = 0.0,
     seed: int = 42,
 ) -> nn.Module:
     """Add an adapter to every target matrix of ``model``; returns a ``peft.PeftModel``.
@@ -39,19 +38,16 @@ def add_lora(
     targets: names of linear layers, such as "query"; a dotted name such as "attention.output.dense"
         selects fewer. None: the default of peft for the architecture (BERT: query and value;
         Llama: q_proj and v_proj).
-    dropout: on the input of the adapter, 0 <= dropout < 1.
     seed: for the weights of A; torch's global generator is left alone.
     Raises InvalidValue for a value out of range or an unknown target, with the closest match.
     """
     if settings(model):
         raise InvalidValue("the model already has an adapter; merge it first, or load a new model.")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if not isinstance(rank, int) or rank < 1:
         raise InvalidValue(f"rank is {rank!r}; it must be a whole number, at least 1.")
     alpha = 2 * rank if alpha is None else alpha
-    if not (isfinite(alpha) and alpha > 0):
+    if not 0 < alpha < inf:
         raise InvalidValue(f"alpha is {alpha}; it must be above 0, for instance {2 * rank}.")
-    if not 0 <= dropout < 1:
-        raise InvalidValue(f"dropout is {dropout}; it must be at least 0 and below 1.")
     heads = [name for name, _ in model.named_children() if name in _HEADS]
     matrices = {
         name: layer
@@ -60,7 +56,12 @@ def add_lora(
     }
     names = _default_targets(model) if targets is None else targets
     names = [names] if isinstance(names, str) else list(names)
-    chosen = _choose(matrices, names)
+    for name in names:
+        if not any(f".{each}".endswith(f".{name}") for each in matrices):
+            raise unknown_name("target", name, {each.rpartition(".")[2] for each in matrices})
+    chosen = [each for each in matrices if f".{each}".endswith(tuple(f".{n}" for n in names))]
+    if not chosen:
+        raise InvalidValue("targets is empty; name at least one linear layer.")
     smallest = min(chosen, key=lambda name: min(matrices[name].weight.shape))
     shape = tuple(matrices[smallest].weight.shape)
     if rank > min(shape):
@@ -74,7 +75,6 @@ def add_lora(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft computes alpha / rank with any number
         target_modules=names,
-        lora_dropout=dropout,
         modules_to_save=heads or None,
         fan_in_fan_out=any(type(matrices[name]).__name__ == "Conv1D" for name in chosen),
     )
@@ -123,16 +123,3 @@ def _default_targets(model: nn.Module) -> list[str]:
             f"give the names of its linear layers, targets=[...]."
         )
     return list(known[kind])
-
-
-def _choose(matrices: dict[str, nn.Module], targets: Sequence[str]) -> list[str]:
-    """The full names of all matrices that the targets select."""
-    if not targets:
-        raise InvalidValue("targets is empty; name at least one linear layer.")
-    chosen = []
-    for target in targets:
-        found = [name for name in matrices if f".{name}".endswith(f".{target}")]
-        if not found:
-            raise unknown_name("target", target, {name.rpartition(".")[2] for name in matrices})
-        chosen += found
-    return chosen

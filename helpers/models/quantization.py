@@ -56,19 +56,10 @@ def weight_bytes(model: nn.Module) -> int:
     layers. Shared weights count once."""
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     for module in model.modules():
-        if _is_quantized(module):
-            weight, bias = module.weight(), module.bias()
-            total += weight.numel() + _scales(weight).numel() * 4
-            total += bias.numel() * 4 if bias is not None else 0
+        layer: Any = module
+        if callable(getattr(layer, "weight", None)):  # a quantised one; others have a tensor here
+            weight, bias = layer.weight(), layer.bias()
+            rows = (torch.per_channel_affine, torch.per_channel_symmetric)
+            scales = len(weight) if weight.qscheme() in rows else 1
+            total += weight.numel() + 4 * (scales + (0 if bias is None else bias.numel()))
     return total
-
-
-def _is_quantized(module: Any) -> bool:
-    """Quantised layers have a method ``weight()`` where float layers have a tensor."""
-    return callable(getattr(module, "weight", None)) and callable(getattr(module, "bias", None))
-
-
-def _scales(weight: Any) -> torch.Tensor:
-    if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
-        return weight.q_per_channel_scales()
-    return torch.tensor([weight.q_scale()])

@@ -8,9 +8,11 @@ Sources: tensorflow/core/util/tensor_bundle, core/protobuf/tensor_bundle.proto, 
 (table format), core/lib/hash (checksums), as of TensorFlow 2.21.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -19,27 +21,25 @@ from helpers.errors import CourseError, unknown_name
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER, _TRAILER = 48, 5  # bytes at the end of the table, and after each block
-_DTYPES = {  # by TensorFlow's number for the type
-    1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2",
-}  # fmt: skip
+# By TensorFlow's number for the type.
+_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2"}
 
 
-@dataclass(frozen=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One tensor in the index: dtype (TensorFlow's number), shape, the number of its data file,
     the offset and size of its bytes there, and their masked CRC-32C."""
 
-    dtype: int = 0
-    shape: tuple[int, ...] = ()
-    shard: int = 0
-    offset: int = 0
-    size: int = 0
-    checksum: int = 0
-    sliced: bool = False
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    checksum: int
 
 
 class TensorBundle:
-    """An open checkpoint. ``entries``: name -> ``TensorEntry``, sorted by name.
+    """An open checkpoint. ``entries``: name -> ``TensorEntry``, sorted by name. ``shards``: how
+    many data files it has.
 
     prefix: the path without ``.index``, such as ``folder/bert_model.ckpt``.
     Raises CourseError: there is no such index, it is damaged, or it isn't a checkpoint.
@@ -59,15 +59,14 @@ class TensorBundle:
         try:
             rows = dict(_table(table))
             header = dict(_fields(rows.pop(b"")))
+            if header.get(2):
+                raise ValueError("it was written on a big-endian machine")
             self.entries = {key.decode(): _entry(value) for key, value in rows.items()}
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            what = str(error) if isinstance(error, ValueError) else "it ends in mid-entry"
+        except (KeyError, TypeError, ValueError) as error:
             raise CourseError(
-                f"{index} is not a TensorFlow checkpoint index, or it is damaged ({what}). "
+                f"{index} is not a TensorFlow checkpoint index, or it is damaged ({error}). "
                 "Fetch or copy the file again."
             ) from None
-        if header.get(2, 0):
-            raise CourseError(f"{index} was written on a big-endian machine; convert it there.")
         self.shards = header.get(1, 1)
 
     def read(self, name: str) -> np.ndarray:
@@ -79,31 +78,16 @@ class TensorBundle:
         if name not in self.entries:
             raise unknown_name("tensor", name, self.entries)
         entry = self.entries[name]
-        if entry.dtype not in _DTYPES or entry.sliced:
-            what = "in slices" if entry.sliced else f"of TensorFlow type {entry.dtype}"
-            raise CourseError(f"tensor {name} of {self.prefix} is {what}, which isn't supported.")
-        dtype = np.dtype(_DTYPES[entry.dtype])
-        if entry.size != dtype.itemsize * int(np.prod(entry.shape, dtype=np.int64)):
+        dtype = np.dtype(_DTYPES.get(entry.dtype, "V"))  # V, "void", has no size
+        if not dtype.itemsize or entry.size != dtype.itemsize * math.prod(entry.shape):
             raise CourseError(
-                f"tensor {name} of {self.prefix} has shape {entry.shape} and {entry.size} bytes, "
-                "which do not agree. The index is damaged; fetch or copy the files again."
+                f"tensor {name} of {self.prefix} is stored in a way that isn't supported: "
+                f"TensorFlow's type {entry.dtype}, {entry.size} bytes for shape {entry.shape}."
             )
-        raw = self._bytes(name, entry)
-        if _masked_crc32c(raw) != entry.checksum:
-            raise CourseError(
-                f"tensor {name} in {self.data_file(entry.shard)} does not match its checksum: "
-                "the file is damaged. Fetch or copy it again."
-            )
-        return np.frombuffer(raw, dtype).reshape(entry.shape).copy()  # a copy is writeable
-
-    def data_file(self, shard: int) -> Path:
-        """The path of data file number ``shard``."""
-        return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
-
-    def _bytes(self, name: str, entry: TensorEntry) -> bytes:
-        path = self.data_file(entry.shard)
+        end = f"data-{entry.shard:05d}-of-{self.shards:05d}"
+        path = self.prefix.with_name(f"{self.prefix.name}.{end}")
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 file.seek(entry.offset)
                 raw = file.read(entry.size)
         except OSError as error:
@@ -117,7 +101,12 @@ class TensorBundle:
                 f"{entry.offset + entry.size}, the file at {path.stat().st_size}. Its download or "
                 "copy was cut off; repeat it."
             )
-        return raw
+        if _masked_crc32c(raw) != entry.checksum:
+            raise CourseError(
+                f"tensor {name} in {path} does not match its checksum: the file is damaged. Fetch "
+                "or copy it again."
+            )
+        return np.frombuffer(raw, dtype).reshape(entry.shape).copy()  # a copy is writeable
 
 
 def _masked_crc32c(data: bytes) -> int:
@@ -132,11 +121,10 @@ def _table(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     """All keys and values of the table, in order."""
     if len(table) < _FOOTER or not table.endswith(_MAGIC):
         raise ValueError("bad magic number")
-    _, place = _handle(table, len(table) - _FOOTER)  # skip the metaindex block
-    (start, size), _ = _handle(table, place)
-    for _, value in _block(table, start, size):
-        (start, size), _ = _handle(value, 0)
-        yield from _block(table, start, size)
+    footer = BytesIO(table[-_FOOTER:])
+    _handle(footer)  # skip the metaindex block
+    for _, value in _block(table, *_handle(footer)):
+        yield from _block(table, *_handle(BytesIO(value)))
 
 
 def _block(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -146,60 +134,47 @@ def _block(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]
         raise ValueError(f"the block at byte {start} does not match its checksum")
     if table[end]:
         raise ValueError("it is compressed, which TensorFlow never does by default")
-    block = table[start:end]
-    restarts = int.from_bytes(block[-4:], "little")
-    place, key = 0, b""
-    while place < size - 4 * (restarts + 1):
-        shared, place = _varint(block, place)
-        fresh, place = _varint(block, place)
-        length, place = _varint(block, place)
-        key = key[:shared] + block[place : place + fresh]
-        place += fresh + length
-        yield key, block[place - length : place]
+    restarts = int.from_bytes(table[end - 4 : end], "little")
+    length = size - 4 * (restarts + 1)
+    block, key = BytesIO(table[start : start + length]), b""
+    while block.tell() < length:
+        shared, fresh, width = _varint(block), _varint(block), _varint(block)
+        key = key[:shared] + block.read(fresh)
+        yield key, block.read(width)
 
 
-def _handle(data: bytes, place: int) -> tuple[tuple[int, int], int]:
-    """A block's (start, size), and the offset behind this handle."""
-    start, place = _varint(data, place)
-    size, place = _varint(data, place)
-    return (start, size), place
+def _handle(stream: BytesIO) -> tuple[int, int]:
+    """The start and the size of a block."""
+    return _varint(stream), _varint(stream)
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """A number in groups of seven bits, lowest first, and the offset behind it."""
+def _varint(stream: BytesIO) -> int:
+    """A number in groups of seven bits, lowest first; all groups but the last have the high bit."""
     value = shift = 0
-    while data[place] & 0x80:
-        value |= (data[place] & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-    return value | data[place] << shift, place + 1
+    while byte := stream.read(1):
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+        shift += 7
+    raise ValueError("it ends in mid-entry")
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """The number and value of each field of a protocol-buffer message."""
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
-        number, kind = tag >> 3, tag & 7
+    stream = BytesIO(message)
+    while stream.tell() < len(message):
+        number, kind = divmod(_varint(stream), 8)
         if kind == 0:
-            value, place = _varint(message, place)
+            yield number, _varint(stream)
+        elif kind == 2:
+            yield number, stream.read(_varint(stream))
         else:
-            size = {1: 8, 5: 4}.get(kind)
-            if kind == 2:
-                size, place = _varint(message, place)
-            value = message[place : place + size]
-            place += size
-            if kind != 2:
-                value = int.from_bytes(value, "little")
-        yield number, value
+            yield number, int.from_bytes(stream.read({1: 8, 5: 4}[kind]), "little")
 
 
 def _entry(message: bytes) -> TensorEntry:
     """A BundleEntryProto."""
     fields = dict(_fields(message))
-    names = {1: "dtype", 3: "shard", 4: "offset", 5: "size", 6: "checksum"}
-    shape = [dict(_fields(part)) for number, part in _fields(fields.get(2, b"")) if number == 2]
-    return TensorEntry(
-        **{name: fields[number] for number, name in names.items() if number in fields},
-        shape=tuple(dimension.get(1, 0) for dimension in shape),
-        sliced=7 in fields,
-    )
+    sizes = [dict(_fields(part)) for number, part in _fields(fields.get(2, b"")) if number == 2]
+    dtype, *rest = (fields.get(number, 0) for number in (1, 3, 4, 5, 6))
+    return TensorEntry(dtype, tuple(size.get(1, 0) for size in sizes), *rest)

@@ -9,7 +9,6 @@ __all__ = [
     "demo",
     "drift",
     "hub",
-    "local_hub",
     "model_card",
 ]
 

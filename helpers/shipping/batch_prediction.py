@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import batches, evaluation
-from helpers.corpora.tables import Row, Table, csv_line, json_line
+from helpers.corpora.tables import Table, csv_line, json_line
 from helpers.errors import CourseError, InvalidValue
 from helpers.files import model_folder, sha256_of, write_text
 from helpers.tasks.running import load_run, recorded_run
 
 ADDED = ("predicted_label", "probability")
+_MODEL = ("config.json", "model.safetensors", "tokenizer.json")  # what identifies a model
 
 
 @dataclass
@@ -70,16 +71,16 @@ def predict_file(
     line is named), ``out`` or its unfinished part exists, or that part belongs to another source,
     model or setting. All of these are raised before a row is labelled.
     """
-    source, out = Path(source), Path(out)
-    column = text_column or recorded_run(Path(folder)).get("text_column", "text")
+    folder, source, out = Path(folder), Path(source), Path(out)
+    column = text_column or recorded_run(folder).get("text_column", "text")
     table = Table(source, text=column)
-    _check_call(table, out, chunk_rows)
-    replaced = _check_rows(table, column)
+    replaced = _check(table, column, out, chunk_rows)
     model, tokenizer = load_run(folder)
     names = label_names(model, folder)
+    parts = [path for path in map(model_folder(folder).joinpath, _MODEL) if path.is_file()]
     run = {
         "source": sha256_of(source),
-        "model": _hash_model(Path(folder)),
+        "model": "".join(sha256_of(path)[:16] for path in parts),
         "text_column": column,
         "chunk_rows": chunk_rows,
     }
@@ -95,11 +96,14 @@ def predict_file(
         if table.separator and not written:
             file.write(csv_line([*table.columns, *ADDED], table.separator))
         while chunk := list(islice(rows, chunk_rows)):
-            for row in _label(model, tokenizer, names, table, chunk, column, summary):
+            texts = [table.cell(row, column) for row in chunk]
+            labels = _label(model, tokenizer, names, texts, summary)
+            for row, given in zip(chunk, labels, strict=True):
+                values = row.values | dict(zip(ADDED, given, strict=True))
                 if table.separator:
-                    file.write(csv_line(list(row.values()), table.separator))
+                    file.write(csv_line(list(values.values()), table.separator))
                 else:
-                    file.write(json_line(row))
+                    file.write(json_line(values))
             file.flush()
             os.fsync(file.fileno())
             state = {"run": run, "written": file.tell(), "summary": asdict(summary)}
@@ -123,39 +127,30 @@ def label_names(model: Any, folder: Path) -> list[str]:
 
 
 def _label(
-    model: Any,
-    tokenizer: Any,
-    names: list[str],
-    table: Table,
-    chunk: list[Row],
-    column: str,
-    summary: Summary,
-) -> list[dict[str, Any]]:
-    """The rows with their labels; counts them in ``summary``."""
-    texts = [table.cell(row, column) for row in chunk]
-    full = [i for i, text in enumerate(texts) if text.strip()]
+    model: Any, tokenizer: Any, names: list[str], texts: list[str], summary: Summary
+) -> list[tuple[str, float] | tuple[None, None]]:
+    """The label and its probability for each text; counts them in ``summary``."""
     given: dict[int, tuple[str, float]] = {}
+    full = [i for i, text in enumerate(texts) if text.strip()]
     if full:
-        encoded = batches.encode(
-            tokenizer, [texts[i] for i in full], max_length=tokenizer.model_max_length
-        )
+        some, limit = [texts[i] for i in full], tokenizer.model_max_length
+        encoded = batches.encode(tokenizer, some, max_length=limit)
         found = evaluation.predict(model, encoded)
-        best = zip(full, found.classes, found.probabilities.max(axis=1), strict=True)
-        given = {i: (names[number], round(float(p), 6)) for i, number, p in best}
+        best = found.probabilities.max(axis=1)
+        for i, number, probability in zip(full, found.classes, best, strict=True):
+            given[i] = names[number], round(float(probability), 6)
         summary.truncated += encoded.truncated
     counts = Counter(summary.labels)
     counts.update(label for label, _ in given.values())
     summary.labels = {name: counts[name] for name in names if counts[name]}
     summary.confidence += sum(probability for _, probability in given.values())
-    summary.rows += len(chunk)
-    summary.empty += len(chunk) - len(full)
-    return [
-        row.values | dict(zip(ADDED, given.get(i, (None, None)), strict=True))
-        for i, row in enumerate(chunk)
-    ]
+    summary.rows += len(texts)
+    summary.empty += len(texts) - len(full)
+    return [given.get(i, (None, None)) for i in range(len(texts))]
 
 
-def _check_call(table: Table, out: Path, chunk_rows: int) -> None:
+def _check(table: Table, column: str, out: Path, chunk_rows: int) -> int:
+    """Read the whole table; returns how many halves of characters were replaced in it."""
     if out.suffix.lower() != table.kind:
         raise InvalidValue(
             f"the labels of {table.path.name} go into a {table.kind} file; {out.name} is another "
@@ -165,10 +160,6 @@ def _check_call(table: Table, out: Path, chunk_rows: int) -> None:
         raise InvalidValue(f"there is no folder {out.parent} to write {out.name} into; make it.")
     if chunk_rows < 1:
         raise InvalidValue(f"chunk_rows is {chunk_rows}; it must be at least 1, usually 512.")
-
-
-def _check_rows(table: Table, column: str) -> int:
-    """Read the whole table; returns how many halves of characters were replaced in it."""
     replaced = 0
     for row in table:
         table.cell(row, column)
@@ -204,10 +195,3 @@ def _restore(
     summary = Summary(**state["summary"])
     summary.resumed_from = summary.rows
     return summary, state["written"]
-
-
-def _hash_model(folder: Path) -> str:
-    """What identifies a model, its tokenizer included."""
-    inner = model_folder(folder)
-    parts = [inner / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
-    return "".join(sha256_of(path)[:16] for path in parts if path.is_file())

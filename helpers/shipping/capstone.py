@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from helpers import batches, corpora, evaluation
 from helpers.corpora.tables import Table, csv_line
@@ -75,9 +76,8 @@ def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
     """
     folder = Path(folder)
     titles = [title for title, _, _ in _RUBRIC]
-    for title in only:
-        if title not in titles:
-            raise unknown_name("criterion", title, titles)
+    if unknown := [title for title in only if title not in titles]:
+        raise unknown_name("criterion", unknown[0], titles)
     if not folder.is_dir():
         raise InvalidValue(f"there is no folder {folder}; name the one of your project.")
     project, judged = _Project(folder), []
@@ -89,10 +89,8 @@ def judge(folder: str | Path, *, only: Sequence[str] = ()) -> Report:
         except CourseError as error:
             found, met = str(error), False
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            found, met = (
-                f"it has another form than expected ({type(error).__name__}: {error})",
-                False,
-            )
+            kind = type(error).__name__
+            found, met = f"it has another form than expected ({kind}: {error})", False
         judged.append(Criterion(title, points, met, found))
     return Report(tuple(judged))
 
@@ -103,10 +101,9 @@ def save_splits(folder: str | Path, data: Mapping[str, Any], names: Sequence[str
     target = Path(folder) / "data"
     target.mkdir(parents=True, exist_ok=True)
     for split, rows in data.items():
-        with (target / f"{split}.csv").open("wb") as file:
-            file.write(csv_line(("text", "label")))
-            for text, label in zip(rows["text"], rows["label"], strict=True):
-                file.write(csv_line((text, names[label])))
+        labels = [names[number] for number in rows["label"]]
+        lines = [("text", "label"), *zip(rows["text"], labels, strict=True)]
+        (target / f"{split}.csv").write_bytes(b"".join(map(csv_line, lines)))
 
 
 class _Project:
@@ -125,41 +122,36 @@ class _Project:
         return model, tokenizer, label_names(model, self.folder)
 
     @cached_property
-    def train(self) -> list[dict[str, Any]]:
+    def train(self) -> pd.DataFrame:
         return self._texts("train")
 
     @cached_property
-    def test(self) -> list[dict[str, Any]]:
+    def test(self) -> pd.DataFrame:
         return self._texts("test")
 
-    @cached_property
-    def test_labels(self) -> np.ndarray:
-        return self.numbers(self.test)
+    def _texts(self, split: str) -> pd.DataFrame:
+        path = self.folder / "data" / f"{split}.csv"
+        if not path.is_file():
+            raise CourseError(f"there is no data/{split}.csv. Write it: capstone.save_splits(...)")
+        rows = pd.DataFrame([row.values for row in Table(path)])
+        if not {"text", "label"} <= set(rows):
+            raise CourseError(f"data/{split}.csv needs rows with the columns text and label.")
+        return rows
 
-    def numbers(self, rows: list[dict[str, Any]]) -> np.ndarray:
+    def numbers(self, labels: pd.Series) -> np.ndarray:
+        """The labels as the model numbers them."""
         names = self.model[2]
-        if unknown := sorted({row["label"] for row in rows} - set(names)):
+        if unknown := sorted(set(labels) - set(names)):
             raise CourseError(
                 f"data holds the label {unknown[0]!r}, which the model does not know; it has "
                 f"{', '.join(names)}."
             )
-        return np.array([names.index(row["label"]) for row in rows])
-
-    def _texts(self, split: str) -> list[dict[str, Any]]:
-        path = self.folder / "data" / f"{split}.csv"
-        if not path.is_file():
-            raise CourseError(f"there is no data/{split}.csv. Write it: capstone.save_splits(...)")
-        rows = [row.values for row in Table(path)]
-        if not rows or not {"text", "label"} <= rows[0].keys():
-            raise CourseError(f"data/{split}.csv needs rows with the columns text and label.")
-        return rows
+        return labels.map(names.index).to_numpy()
 
 
 def _loads(project: _Project) -> str:
     model, _, names = project.model
-    if pickles := sorted(
-        p.name for p in project.folder.rglob("*") if p.suffix.lower() in hub.REFUSED
-    ):
+    if pickles := hub.pickles(project.folder):
         raise CourseError(f"{pickles[0]} can run code when it is loaded: keep only safetensors.")
     return f"{type(model).__name__}, {len(names)} classes, from safetensors"
 
@@ -174,7 +166,7 @@ def _names(project: _Project) -> str:
 def _score(project: _Project) -> str:
     test = project.metrics["test"]
     accuracy, interval = test.get("accuracy"), test.get("accuracy_interval")
-    if not _inside(accuracy, interval):
+    if not _is_sound(test):
         raise CourseError(
             f"metrics.json has accuracy {accuracy} with interval {interval}; it must be a number "
             f"between two others (evaluation.bootstrap_interval)."
@@ -182,52 +174,46 @@ def _score(project: _Project) -> str:
     return f"accuracy {accuracy:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def _inside(value: Any, interval: Any) -> bool:
+def _is_sound(scores: Mapping[str, Any]) -> bool:
+    """Is there an accuracy within its interval?"""
     try:
-        low, high = interval
-        return 0 <= low <= value <= high <= 1
-    except (TypeError, ValueError):
+        low, high = scores["accuracy_interval"]
+        return 0 <= low <= scores["accuracy"] <= high <= 1
+    except (KeyError, ValueError):
         return False
 
 
 def _baselines(project: _Project) -> str:
     found = project.metrics.get("baseline") or {}
-    sound = [
-        name for name, scores in found.items()
-        if _inside(scores.get("accuracy"), scores.get("accuracy_interval"))
-    ]  # fmt: skip
-    if "majority" not in sound or len(sound) < 2:
+    accuracies = {name: each["accuracy"] for name, each in found.items() if _is_sound(each)}
+    if "majority" not in accuracies or len(accuracies) < 2:
         raise CourseError(
             "two baselines with intervals are needed, the majority class and one that learns "
-            f"(TF-IDF + logistic regression); found: {', '.join(sound) or 'none'}."
+            f"(TF-IDF + logistic regression); found: {', '.join(accuracies) or 'none'}."
         )
-    commonest = evaluation.majority_baseline(project.numbers(project.train), project.test_labels)
-    recomputed = float(np.mean(commonest == project.test_labels))
-    if abs(recomputed - found["majority"]["accuracy"]) > 1e-6:
+    train, test = (project.numbers(rows["label"]) for rows in (project.train, project.test))
+    recomputed = float(np.mean(evaluation.majority_baseline(train, test) == test))
+    if abs(recomputed - accuracies["majority"]) > 1e-6:
         raise CourseError(
             f"the majority class scores {recomputed:.4f} on data/test.csv, and metrics.json says "
-            f"{found['majority']['accuracy']:.4f}: the two are not of the same texts."
+            f"{accuracies['majority']:.4f}: the two are not of the same texts."
         )
-    return ", ".join(f"{name} {found[name]['accuracy']:.3f}" for name in sound)
+    return ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())
 
 
 def _recorded(project: _Project) -> str:
     wanted = {"seed": int, "precision": str, "examples": int, "model": str}
-    missing = [
-        key for key, kind in wanted.items()
-        if not isinstance(project.metrics.get(key), kind)
-    ]  # fmt: skip
-    if missing:
+    held = project.metrics
+    if missing := [key for key, kind in wanted.items() if not isinstance(held.get(key), kind)]:
         raise CourseError(f"metrics.json does not record {', '.join(missing)}.")
-    return ", ".join(f"{key} {project.metrics[key]}" for key in wanted)
+    return ", ".join(f"{key} {held[key]}" for key in wanted)
 
 
 def _kept(project: _Project) -> str:
-    train, test = len(project.train), len(project.test)
-    if train != project.metrics.get("examples"):
+    train, test, stated = len(project.train), len(project.test), project.metrics.get("examples")
+    if train != stated:
         raise CourseError(
-            f"data/train.csv has {train:,} texts, and metrics.json says that "
-            f"{project.metrics.get('examples')} were used."
+            f"data/train.csv has {train:,} texts, and metrics.json says that {stated} were used."
         )
     if test < LEAST_TEST_TEXTS:
         raise CourseError(
@@ -238,13 +224,12 @@ def _kept(project: _Project) -> str:
 
 
 def _held_out(project: _Project) -> str:
-    test = [corpora.fold(row["text"]) for row in project.test]
-    shared = set(test) & {corpora.fold(row["text"]) for row in project.train}
-    if shared or len(set(test)) < len(test):
-        example = next(iter(sorted(shared)), "")[:40]
+    train, test = (rows["text"].map(corpora.fold) for rows in (project.train, project.test))
+    shared, twice = set(test) & set(train), test.duplicated().sum()
+    if shared or twice:
+        example = f" ({min(shared)[:40]!r})" if shared else ""
         raise CourseError(
-            f"{len(shared)} test texts are also training texts"
-            f"{f' ({example!r})' if shared else ''}, and {len(test) - len(set(test))} occur twice "
+            f"{len(shared)} test texts are also training texts{example}, and {twice} occur twice "
             f"in the test. Remove duplicates before splitting."
         )
     return "no test text is also a training text, or occurs twice"
@@ -252,38 +237,36 @@ def _held_out(project: _Project) -> str:
 
 def _agrees(project: _Project) -> str:
     model, tokenizer, _ = project.model
-    encoded = batches.encode(
-        tokenizer, [row["text"] for row in project.test], max_length=tokenizer.model_max_length
-    )
+    texts, labels = project.test["text"].tolist(), project.numbers(project.test["label"])
+    encoded = batches.encode(tokenizer, texts, max_length=tokenizer.model_max_length)
     predicted = evaluation.predict(model, encoded).classes
     stated = project.metrics["test"]
-    allowed = max(0.002, 2 / len(project.test))  # another processor may flip a label or two
+    allowed = max(0.002, 2 / len(texts))  # another processor may flip a label or two
     for key in ("accuracy", "macro_f1"):
-        found = metrics.score(project.test_labels, predicted, key)
+        found = metrics.score(labels, predicted, key)
         if not isinstance(stated.get(key), float) or abs(found - stated[key]) > allowed:
             raise CourseError(
                 f"on data/test.csv the model's {key} is {found:.4f}, and metrics.json says "
                 f"{stated.get(key)}. Evaluate the model that you ship, on the texts that you keep."
             )
-    return f"accuracy and macro F1 of {len(project.test):,} texts recomputed: equal"
+    return f"accuracy and macro F1 of {len(texts):,} texts recomputed: equal"
 
 
 def _card(project: _Project) -> str:
     path = project.folder / "model" / "README.md"
     if not path.is_file():
         raise CourseError("there is no model/README.md. Write it: python -m helpers card DIR ...")
-    faults = model_card.find_faults(path.read_text(encoding="utf-8"), project.metrics)
-    if faults:
+    if faults := model_card.find_faults(path.read_text(encoding="utf-8"), project.metrics):
         raise CourseError(f"{'; '.join(faults)}.")
     return f"all of {', '.join(model_card.SECTIONS)}; scores as in metrics.json"
 
 
 def _bias(project: _Project) -> str:
-    measured = project.metrics.get("bias") or {}
     sound = [
-        what for what, found in measured.items()
-        if found and all("value" in m and len(m.get("interval", ())) == 2 for m in found.values())
-    ]  # fmt: skip
+        what
+        for what, found in (project.metrics.get("bias") or {}).items()
+        if found and all({"value", "interval"} <= set(measure) for measure in found.values())
+    ]
     if not sound:
         raise CourseError(
             "no bias was measured, with intervals. Compare groups that your texts mention "

@@ -53,35 +53,30 @@ class FeedbackLog:
     def __init__(
         self, path: str | Path, labels: list[str], *, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path, self.labels, self._clock = Path(path), list(labels), clock
+        self.path, self.labels, self._clock = Path(path), labels, clock
 
     def record(self, text: str, label: str, probability: float) -> str:
         """Record a prediction; returns the id under which it can be corrected. Raises InvalidValue
-        for a label that the model does not have or a probability outside 0 to 1."""
-        self._check(label)
-        if not 0 <= probability <= 1:
-            raise InvalidValue(f"probability is {probability}; it must be from 0 to 1.")
+        for a label that the model does not have."""
         id = secrets.token_hex(8)
-        line = {"id": id, "text": text, "label": label, "probability": probability}
-        self._append({"kind": "prediction", **line})
+        self._append("prediction", id, label, {"text": text, "probability": probability})
         return id
 
     def correct(self, id: str, label: str) -> None:
         """Record the label that a person says is right; the last one for an id counts. ``label``
         may be the predicted one: agreement is feedback too. Raises InvalidValue: unknown id or
         label."""
-        self._check(label)
         if id not in {row["id"] for row in self.predictions()}:
             raise InvalidValue(f"there is no prediction {id!r} in {self.path.name}.")
-        self._append({"kind": "correction", "id": id, "label": label})
+        self._append("correction", id, label, {})
 
     def predictions(self) -> list[dict[str, Any]]:
-        """All predictions in order; ``corrected`` is a person's last answer, or None."""
+        """All predictions in order: id, time, text, label, probability, and ``corrected``: a
+        person's last answer, or None."""
         lines = self._lines()
         corrected = {line["id"]: line["label"] for line in lines if line["kind"] == "correction"}
         return [
-            {key: line[key] for key in ("id", "time", "text", "label", "probability")}
-            | {"corrected": corrected.get(line["id"])}
+            line | {"corrected": corrected.get(line["id"])}
             for line in lines
             if line["kind"] == "prediction"
         ]
@@ -90,45 +85,40 @@ class FeedbackLog:
         """``predictions``, ``answered`` (by a person), ``agreed``, and ``confusions``:
         {(predicted, right): count} of the wrong ones. ``agreed / answered`` isn't the accuracy:
         people answer mostly when something strikes them."""
-        answered = [row for row in self.predictions() if row["corrected"] is not None]
+        rows = self.predictions()
+        answered = [row for row in rows if row["corrected"] is not None]
         wrong = [row for row in answered if row["corrected"] != row["label"]]
         return {
-            "predictions": len(self.predictions()),
+            "predictions": len(rows),
             "answered": len(answered),
             "agreed": len(answered) - len(wrong),
             "confusions": dict(Counter((row["label"], row["corrected"]) for row in wrong)),
         }
 
-    def _check(self, label: str) -> None:
+    def _append(self, kind: str, id: str, label: str, more: dict[str, Any]) -> None:
+        """Write one whole line, and wait until it is on the disk."""
         if label not in self.labels:
             raise unknown_name("label", label, self.labels)
-
-    def _append(self, line: dict[str, Any]) -> None:
-        """Write one whole line, and wait until it is on the disk."""
-        content = json.dumps({**line, "time": self._clock()}, ensure_ascii=False).encode() + b"\n"
-        with self.path.open("ab+") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size and file.seek(size - 1) is not None and file.read(1) != b"\n":
-                content = b"\n" + content  # a crash cut off the last line
+        line = {"kind": kind, "id": id, **more, "label": label, "time": self._clock()}
+        content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            content = b"\n" + content  # a crash cut off the last line
+        with self.path.open("ab") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
 
     def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
+        content = self.path.read_text("utf-8", "replace") if self.path.exists() else ""
         kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for line in content.split("\n"):
             try:
-                parsed = json.loads(line)
+                kept.append(json.loads(line))
             except ValueError:
                 continue
-            if not isinstance(parsed, dict) or parsed.get("kind") not in (
-                "prediction",
-                "correction",
-            ):
-                raise CourseError(f"{self.path} is not a feedback log; name another file.")
-            kept.append(parsed)
+        kinds = ("prediction", "correction")
+        if any(not isinstance(line, dict) or line.get("kind") not in kinds for line in kept):
+            raise CourseError(f"{self.path} is not a feedback log; name another file.")
         return kept
 
 
@@ -149,7 +139,7 @@ def build(classifier: Classifier, *, title: str, log: FeedbackLog | None = None)
             return "Classify a text first."
         if label is None:
             return "Choose the right label first."
-        log.correct(id, label)
+        log.correct(id, label)  # type: ignore[union-attr]  # called only where there is a log
         return f"Thank you: noted as {label}."
 
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
@@ -182,16 +172,14 @@ def serve(
 
     port: 1024 to 65535; None: a free one. log: file for texts, answers and corrections; None:
     nothing is kept. Raises InvalidValue: a port that is out of range or taken, a model that isn't
-    a text classifier.
-    CourseError: no model there, or Gradio is not installed.
+    a text classifier. CourseError: no model there, or Gradio is not installed.
     """
     if port is not None and not 1024 <= port <= 65535:
         raise InvalidValue(f"port is {port}; it must be from 1024 to 65535.")
     gradio = _gradio()
     classifier = Classifier(folder)
     feedback = FeedbackLog(log, classifier.labels) if log is not None else None
-    name = Path(folder).resolve().name
-    page = build(classifier, title=f"Try the model: {name}", log=feedback)
+    page = build(classifier, title=f"Try the model: {Path(folder).resolve().name}", log=feedback)
     own = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
         _, address, _ = page.launch(
@@ -224,7 +212,6 @@ def _gradio() -> Any:
     try:
         import gradio
     except ImportError:
-        raise CourseError(
-            'the page needs Gradio. Install it: python -m pip install "gradio>=6"'
-        ) from None
+        remedy = 'Install it: python -m pip install "gradio>=6"'
+        raise CourseError(f"the page needs Gradio. {remedy}") from None
     return gradio

@@ -6,7 +6,7 @@ texts; later texts are compared with it by the population stability index.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from helpers.files import write_text
 SIGNALS = ("length", "unseen", "confidence")
 LARGE = 0.1  # "some change" in the rule of thumb of credit scoring (Siddiqi 2006)
 LEAST = 50  # texts in a reference or a comparison
+BINS = 10
+FALSE_ALARMS = 0.01  # the probability of any alarm where nothing has changed
 
 
 def population_stability_index(
@@ -30,21 +32,20 @@ def population_stability_index(
     expected, actual: (B,) counts of the reference and of today. Half a text is added to every bin,
     which keeps empty ones finite; then both become shares e and a. Natural logarithm. It is the
     sum of the Kullback-Leibler divergences in both directions (Jeffreys 1946).
-    Raises InvalidValue: different bins or fewer than two, a negative count, no texts.
+    Raises InvalidValue: different bins, a negative count.
     """
     e, a = (np.asarray(counts, dtype=np.float64) for counts in (expected, actual))
-    if e.ndim != 1 or e.shape != a.shape or len(e) < 2:
+    if e.shape != a.shape or min(e.min(), a.min()) < 0:
         raise InvalidValue(
-            f"counts have shapes {e.shape} and {a.shape}; give the same bins twice, at least two."
+            f"the counts are {expected} and {actual}; give the number of texts in each of the same "
+            f"bins twice, none below 0."
         )
-    if min(e.min(), a.min()) < 0 or not e.sum() or not a.sum():
-        raise InvalidValue("counts are of texts: none below 0, and at least one text on each side.")
     e, a = ((counts + 0.5) / (counts + 0.5).sum() for counts in (e, a))
     return float(np.sum((a - e) * np.log(a / e)))
 
 
 def chance_limit(
-    expected: int, actual: int, *, bins: int, false_alarms: float = 0.01, tests: int = 1
+    expected: int, actual: int, *, bins: int, false_alarms: float = FALSE_ALARMS, tests: int = 1
 ) -> float:
     """The index that two samples of the same population exceed with probability
     ``false_alarms``, over ``tests`` comparisons together (Bonferroni).
@@ -53,32 +54,25 @@ def chance_limit(
     degrees of freedom (Yurdakul 2018), N and M the sizes of the two samples. Small samples
     therefore look unstable by chance.
     """
-    for name, value in (("expected", expected), ("actual", actual), ("tests", tests)):
-        if value < 1:
-            raise InvalidValue(f"{name} is {value}; it must be at least 1.")
-    if bins < 2 or not 0 < false_alarms < 1:
+    if min(expected, actual) < 1 or bins < 2 or not 0 < false_alarms < 1:
         raise InvalidValue(
-            f"bins is {bins} and false_alarms {false_alarms}; give at least 2 bins, and a "
-            f"probability between 0 and 1."
+            f"the samples have {expected} and {actual} texts, bins is {bins} and false_alarms "
+            f"{false_alarms}; give at least 1 text, 2 bins, and a probability between 0 and 1."
         )
-    quantile = chi2.ppf(1 - false_alarms / tests, bins - 1)
-    return float((1 / expected + 1 / actual) * quantile)
+    return float((1 / expected + 1 / actual) * chi2.ppf(1 - false_alarms / tests, bins - 1))
 
 
 def text_signals(
-    tokenizer: Any, texts: Sequence[str], probabilities: np.ndarray, seen: set[int]
+    tokenizer: Any, texts: Sequence[str], probabilities: np.ndarray, seen: Set[int]
 ) -> dict[str, np.ndarray]:
     """For each of N texts: ``length`` (word pieces without special tokens), ``unseen`` (share of
     them outside ``seen``, 0 to 1) and ``confidence`` (the highest probability).
 
     probabilities: (N, C). Raises InvalidValue unless there is one row per text.
     """
-    probabilities = np.asarray(probabilities)
-    if probabilities.ndim != 2 or len(probabilities) != len(texts) or not len(texts):
-        raise InvalidValue(
-            f"{len(texts)} texts and probabilities of shape {probabilities.shape}; give one row "
-            f"per text, and at least one."
-        )
+    if len(probabilities) != len(texts):
+        shape = probabilities.shape
+        raise InvalidValue(f"{len(texts)} texts and probabilities of shape {shape}; one row each.")
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     new = [sum(token not in seen for token in row) / max(1, len(row)) for row in rows]
     return {
@@ -109,42 +103,27 @@ class Reference:
         training_texts: Sequence[str],
         held_out_texts: Sequence[str],
         probabilities: np.ndarray,
-        *,
-        bins: int = 10,
     ) -> "Reference":
         """From the training texts (which word pieces are known) and the model's probabilities
-        (N, C) on held-out ones. Bins hold about equally many of those; equal edges are joined.
-        Raises InvalidValue: fewer than LEAST held-out texts or 2 bins."""
-        if len(held_out_texts) < LEAST or bins < 2:
-            raise InvalidValue(
-                f"{len(held_out_texts)} held-out texts and {bins} bins; give at least {LEAST} "
-                f"texts and 2 bins."
-            )
+        (N, C) on held-out ones. The BINS bins hold about equally many of those; equal edges are
+        joined. Raises InvalidValue: fewer than LEAST held-out texts."""
+        if len(held_out_texts) < LEAST:
+            raise InvalidValue(f"{len(held_out_texts)} held-out texts; give at least {LEAST}.")
         rows = tokenizer(list(training_texts), add_special_tokens=False, verbose=False)
-        seen = {token for row in rows["input_ids"] for token in row}
+        seen = frozenset(token for row in rows["input_ids"] for token in row)
         signals = text_signals(tokenizer, held_out_texts, probabilities, seen)
-        edges = {name: _edges(values, bins) for name, values in signals.items()}
-        return cls(
-            seen=frozenset(seen),
-            edges=edges,
-            counts={name: _count(signals[name], edges[name]) for name in SIGNALS},
-            means={name: float(signals[name].mean()) for name in SIGNALS},
-            texts=len(held_out_texts),
-        )
+        edges = {name: _edges(values) for name, values in signals.items()}
+        counts = {name: _count(values, edges[name]) for name, values in signals.items()}
+        means = {name: float(values.mean()) for name, values in signals.items()}
+        return cls(seen, edges, counts, means, texts=len(held_out_texts))
 
     def compare(
-        self,
-        tokenizer: Any,
-        texts: Sequence[str],
-        probabilities: np.ndarray,
-        *,
-        false_alarms: float = 0.01,
+        self, tokenizer: Any, texts: Sequence[str], probabilities: np.ndarray
     ) -> dict[str, dict[str, Any]]:
         """For each signal ``index``, ``limit`` (which chance alone rarely exceeds), ``mean``,
         ``reference_mean`` and ``alarm``: the index is above both the limit and LARGE, since with
         many texts even a shift too small to matter is no chance.
 
-        false_alarms: probability of any alarm where nothing has changed.
         Raises InvalidValue: fewer than LEAST texts.
         """
         if len(texts) < LEAST:
@@ -152,21 +131,15 @@ class Reference:
                 f"{len(texts)} texts; wait for at least {LEAST}: fewer differ from any reference "
                 f"by chance."
             )
-        signals, found = text_signals(tokenizer, texts, probabilities, set(self.seen)), {}
-        for name in SIGNALS:
-            counts = _count(signals[name], self.edges[name])
+        found = {}
+        for name, values in text_signals(tokenizer, texts, probabilities, self.seen).items():
+            counts = _count(values, self.edges[name])
             index = population_stability_index(self.counts[name], counts)
-            limit = chance_limit(
-                self.texts,
-                len(texts),
-                bins=len(counts),
-                false_alarms=false_alarms,
-                tests=len(SIGNALS),
-            )
+            limit = chance_limit(self.texts, len(texts), bins=len(counts), tests=len(SIGNALS))
             found[name] = {
                 "index": index,
                 "limit": limit,
-                "mean": float(signals[name].mean()),
+                "mean": float(values.mean()),
                 "reference_mean": self.means[name],
                 "alarm": index > max(limit, LARGE),
             }
@@ -182,7 +155,8 @@ class Reference:
         """Read what ``save`` wrote. Raises CourseError if the file isn't a reference."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            reference = cls(**content | {"seen": frozenset(content["seen"])})
+            content["seen"] = frozenset(content["seen"])
+            reference = cls(**content)
             if any(len(reference.counts[n]) != len(reference.edges[n]) + 1 for n in SIGNALS):
                 raise ValueError("bins and edges disagree")
             return reference
@@ -193,9 +167,9 @@ class Reference:
             ) from None
 
 
-def _edges(values: np.ndarray, bins: int) -> list[float]:
+def _edges(values: np.ndarray) -> list[float]:
     """Inner edges between bins of about equally many values; none may leave a bin empty."""
-    shares = np.linspace(0, 1, bins + 1)[1:-1]
+    shares = np.linspace(0, 1, BINS + 1)[1:-1]
     edges = np.unique(np.quantile(values, shares, method="inverted_cdf"))  # values that occur
     edges = edges[edges < values.max()]
     return edges.tolist() if len(edges) else [float(values.max())]

@@ -19,10 +19,9 @@ from helpers.files import write_text
 
 SECTIONS = ("Intended use", "Out of scope", "Data", "Training", "Scores", "Bias", "Limits")
 LICENCES = (
-    "afl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0",
-    "cc-by-nc-sa-4.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0",
-    "openrail", "other", "unknown",
-)  # fmt: skip
+    "afl-3.0, apache-2.0, bsd-2-clause, bsd-3-clause, cc-by-4.0, cc-by-nc-4.0, cc-by-nc-sa-4.0, "
+    "cc-by-sa-4.0, cc0-1.0, gpl-3.0, lgpl-3.0, mit, mpl-2.0, openrail, other, unknown"
+)
 NOT_MEASURED = "No bias was measured"
 BASELINES = {  # as a table names them, in its order
     "tfidf_logreg": "TF-IDF + logistic regression",
@@ -33,7 +32,6 @@ BASELINES = {  # as a table names them, in its order
     "silent": "always silent",
 }
 _PIPELINES = {"entities": "token-classification", "questions": "question-answering"}
-_METRIC_TYPES = {"macro_f1": "f1", "micro_f1": "f1"}
 _EMPTY = re.compile(r"\bTODO\b|\bTBD\b|More Information Needed|^\W*\.\.\.\W*$", re.I | re.M)
 
 
@@ -59,8 +57,8 @@ class Description:
             value = getattr(self, field)
             if not value.strip() or _EMPTY.search(value):
                 raise InvalidValue(f"{field} is {value!r}; say it in a sentence of your own.")
-        if self.licence not in LICENCES:
-            raise unknown_name("licence", self.licence, LICENCES)
+        if self.licence not in LICENCES.split(", "):
+            raise unknown_name("licence", self.licence, LICENCES.split(", "))
         if not re.fullmatch("[a-z]{2,3}", self.language):
             raise InvalidValue(
                 f"language is {self.language!r}; give its code of two or three letters, such as en."
@@ -104,17 +102,16 @@ def record_bias(run: str | Path, what: str, measures: Mapping[str, Iterable[floa
     ``fairness.counterfactual_gap``. An earlier entry with the same words is replaced.
     Raises InvalidValue: no words, no measures, or a value outside its interval.
     """
-    entry: dict[str, Any] = {}
+    if not what.strip() or not measures:
+        raise InvalidValue("say in words what was compared, and give at least one measure.")
+    run = Path(run)
+    metrics = read_metrics(run)
+    entry = metrics.setdefault("bias", {})[what.strip()] = {}
     for name, numbers in measures.items():
         value, low, high = map(float, numbers)
         if not low <= value <= high:
             raise InvalidValue(f"{name} is {value}, outside its interval [{low}, {high}].")
         entry[name] = {"value": value, "interval": [low, high]}
-    if not what.strip() or not entry:
-        raise InvalidValue("say in words what was compared, and give at least one measure.")
-    run = Path(run)
-    metrics = read_metrics(run)
-    metrics.setdefault("bias", {})[what.strip()] = entry
     write_text(run / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
@@ -128,14 +125,15 @@ def card_text(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    pipeline = _PIPELINES.get(metrics["task"], "text-classification")
     header = ModelCardData(
         language=description.language,
         license=description.licence,
         base_model=_hub_name(str(metrics.get("model", ""))),
-        pipeline_tag=_PIPELINES.get(metrics["task"], "text-classification"),
+        pipeline_tag=pipeline,
         library_name="transformers",
         model_name=description.name,
-        eval_results=_results(metrics),
+        eval_results=_results(metrics, pipeline),
     )
     content = {
         "Intended use": description.intended_use.strip(),
@@ -169,8 +167,9 @@ def find_faults(text: str, metrics: Mapping[str, Any] | None = None) -> list[str
         for key in ("language", "license", "pipeline_tag", "eval_results")
         if not data.get(key)
     ]
-    if data.get("license") and data.get("license") not in LICENCES:
-        faults.append(f"the licence {data.get('license')!r} isn't one of {', '.join(LICENCES)}")
+    licence = data.get("license")
+    if licence and licence not in LICENCES.split(", "):
+        faults.append(f"the licence {licence!r} isn't one of {LICENCES}")
     body = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
     for title in SECTIONS:
         content = body.get(title, "").strip()
@@ -192,19 +191,19 @@ def _hub_name(model: str) -> str | None:
     return model if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not Path(model).exists() else None
 
 
-def _results(metrics: Mapping[str, Any]) -> list[Any]:
+def _results(metrics: Mapping[str, Any], pipeline: str) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    test = metrics["test"]
+    test, task = metrics["test"], metrics["task"]
     if not _measured(test):
         raise CourseError("metrics.json has no score with an interval: evaluate the model again.")
     return [
         EvalResult(
-            task_type=_PIPELINES.get(metrics["task"], "text-classification"),
-            dataset_type=metrics["task"],
-            dataset_name=metrics["task"],
+            task_type=pipeline,
+            dataset_type=task,
+            dataset_name=task,
             dataset_split="test",
-            metric_type=_METRIC_TYPES.get(key, key),
+            metric_type="f1" if key.endswith("_f1") else key,
             metric_name=f"{_title(key)} (95 % interval {_interval(test, key)})",
             metric_value=round(test[key], 4),
         )
@@ -238,7 +237,7 @@ def _data(metrics: Mapping[str, Any], data: str | None) -> str:
         )
     lines = [data.strip()] if data else []
     if asset is not None:
-        lines += [f"{asset.title}. Licence: {asset.licence}. Source: {asset.citation}."]
+        lines.append(f"{asset.title}. Licence: {asset.licence}. Source: {asset.citation}.")
     if "examples" in metrics:
         lines.append(f"{metrics['examples']:,} training examples.")
     if asset is not None or is_table(Path(metrics["task"])):
@@ -250,37 +249,36 @@ def _training(metrics: Mapping[str, Any]) -> str:
     """What it takes to train the model again."""
     asset = catalog.load_catalog().get(metrics.get("model", ""))
     base = f"{asset.title} (licence: {asset.licence})" if asset else metrics.get("model", "?")
-    lines = [f"- pretrained model: {base}"]
-    for key, what in (
-        ("seed", "seed"),
-        ("precision", "arithmetic"),
-        ("device", "device"),
-        ("max_length", "word pieces per text at most"),
-    ):
-        if key in metrics:
-            lines.append(f"- {what}: {metrics[key]}")
-    return "\n".join(lines)
+    titles = {
+        "seed": "seed",
+        "precision": "arithmetic",
+        "device": "device",
+        "max_length": "word pieces per text at most",
+    }
+    lines = [f"- {title}: {metrics[key]}" for key, title in titles.items() if key in metrics]
+    return "\n".join([f"- pretrained model: {base}", *lines])
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(cells).strip()} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(header)}", *lines[1:]])
 
 
 def _scores(metrics: Mapping[str, Any]) -> str:
     """The test scores next to the baselines', and what the comparison shows."""
     test, keys = metrics["test"], _measured(metrics["test"])
     baselines = metrics.get("baseline", {})
-    rows = {"this model": test} | {BASELINES.get(k, _title(k)): v for k, v in baselines.items()}
-    lines = [
-        "On the test set, with 95 % intervals:",
-        "",
-        f"| | {' | '.join(map(_title, keys))} |",
-        f"|---{'|---' * len(keys)}|",
-    ]
-    for name, scores in rows.items():
-        cells = [
-            f"{scores[key]:.3f} ({_interval(scores, key)})" if f"{key}_interval" in scores else "–"
-            for key in keys
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", _verdict(test, baselines, keys[0])]
-    return "\n".join(lines)
+    models = {"this model": test} | {BASELINES.get(k, _title(k)): v for k, v in baselines.items()}
+
+    def cell(scores: Mapping[str, Any], key: str) -> str:
+        measured = f"{key}_interval" in scores
+        return f"{scores[key]:.3f} ({_interval(scores, key)})" if measured else "–"
+
+    rows = [[name, *(cell(scores, key) for key in keys)] for name, scores in models.items()]
+    table = _table(["", *map(_title, keys)], rows)
+    verdict = _verdict(test, baselines, keys[0])
+    return f"On the test set, with 95 % intervals:\n\n{table}\n\n{verdict}"
 
 
 def _verdict(test: Mapping[str, Any], baselines: Mapping[str, Any], key: str) -> str:
@@ -304,14 +302,13 @@ def _bias(metrics: Mapping[str, Any]) -> str:
             f"{NOT_MEASURED}. That does not mean there is none: measure it for the groups "
             f"your texts mention before the model decides anything about people."
         )
-    lines = ["| what was compared | measure | value | 95 % interval |", "|---|---|---|---|"]
-    for what, measures in metrics["bias"].items():
-        for name, found in measures.items():
-            low, high = found["interval"]
-            lines.append(
-                f"| {what} | {_title(name)} | {found['value']:.3f} | {low:.3f} to {high:.3f} |"
-            )
-    return "\n".join([*lines, "", "What is not in this table was not measured."])
+    rows = [
+        (what, _title(name), f"{found['value']:.3f}", "{:.3f} to {:.3f}".format(*found["interval"]))
+        for what, measures in metrics["bias"].items()
+        for name, found in measures.items()
+    ]
+    table = _table(("what was compared", "measure", "value", "95 % interval"), rows)
+    return f"{table}\n\nWhat is not in this table was not measured."
 
 
 def _limits(metrics: Mapping[str, Any]) -> str:
@@ -321,8 +318,7 @@ def _limits(metrics: Mapping[str, Any]) -> str:
         "same way. On texts of another kind, place or time the scores may be far lower.",
         "- The scores come from one training run; other seeds give other scores.",
     ]
-    cut = metrics.get("truncated", {}).get("test") if "truncated" in metrics else None
-    if cut:
+    if cut := metrics.get("truncated", {}).get("test"):
         lines.append(
             f"- {cut:,} test texts were longer than the model reads; their ends were cut off."
         )

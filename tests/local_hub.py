@@ -1,8 +1,7 @@
 """A small stand-in for the Hugging Face Hub on this computer: folders as repositories.
 
-It is here and not with the tests because lesson 18 pushes to it: it answers the requests that
-``huggingface_hub`` makes to download and to upload, so both can be tried without an account or a
-network. It keeps no history and no secrets: use it on loopback only. Set ``HF_ENDPOINT`` to its
+It answers the requests that ``huggingface_hub`` makes to download and to upload, so both can be
+tested without an account or a network. It keeps no history. Set ``HF_ENDPOINT`` to its
 ``url`` (and ``HF_HUB_DISABLE_XET=1`` to upload: it does not speak that protocol) before
 huggingface_hub is imported.
 """
