@@ -172,10 +172,11 @@ class TokenRows:
     """N texts with one row of values per text in each column, among them ``labels``.
 
     columns: by name, the rows and what fills them up on the right; ``input_ids`` is one.
+    truncated: how many texts were cut.
     """
 
-    def __init__(self, columns: Mapping[str, tuple[Rows, int]]) -> None:
-        self.columns = columns
+    def __init__(self, columns: Mapping[str, tuple[Rows, int]], *, truncated: int = 0) -> None:
+        self.columns, self.truncated = columns, truncated
         self.lengths = np.array([len(row) for row in columns["input_ids"][0]])
 
     def __len__(self) -> int:
@@ -183,8 +184,9 @@ class TokenRows:
 
     def batch(self, indices: Indices, generator: Generator | None = None) -> dict[str, Tensor]:
         """Every column, (B, T) int64; ``generator`` is not used."""
+        numbers = row_numbers(indices, len(self))
         return {
-            name: pad_sequence([torch.tensor(rows[i]).long() for i in indices], True, filling)
+            name: pad_sequence([torch.tensor(rows[i]).long() for i in numbers], True, filling)
             for name, (rows, filling) in self.columns.items()
         }
 

@@ -17,17 +17,15 @@ import numpy as np
 from seqeval.metrics import accuracy_score, classification_report
 from seqeval.scheme import IOB2
 from seqeval.scheme import Entities as SeqevalEntities
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from helpers import assets, evaluation
-from helpers.batches import IGNORED
+from helpers.batches import IGNORED, TokenRows
 from helpers.corpora import annotations
 from helpers.corpora.annotations import ENTITY_LABELS, Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
 from helpers.evaluation.metrics import bootstrap, percentile_interval
-from helpers.tasks.token_rows import TokenRows
 
 OUTSIDE = "O"
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -149,10 +147,6 @@ class EncodedTokens(TokenRows):
     ) -> None:
         super().__init__(columns, truncated=truncated)
         self.firsts, self.capitals = firsts, columns.get("token_type_ids")
-
-    def count_items(self, batch: dict[str, Tensor]) -> int:
-        """Labelled tokens: the model's loss is the mean over them."""
-        return int((batch["labels"] != IGNORED).sum())
 
 
 def encode(

@@ -14,14 +14,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from helpers import assets, evaluation
-from helpers.batches import Indices, row_numbers
+from helpers.batches import Indices, TokenRows, row_numbers
 from helpers.corpora import annotations
 from helpers.corpora.annotations import Opening
 from helpers.corpora.readers import read_parquet
 from helpers.errors import InvalidValue, unknown_name
 from helpers.evaluation.metrics import bootstrap, percentile_interval
 from helpers.evaluation.squad import best_score, exact_match, f1_score
-from helpers.tasks.token_rows import TokenRows
 
 LONGEST_ANSWER = 16  # word pieces
 
