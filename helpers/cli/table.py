@@ -1,18 +1,9 @@
 """Test scores as a table of plain text."""
 
-from collections.abc import Sequence
 from typing import Any
 
+from helpers.hardware.plan_report import aligned
 from helpers.shipping.model_card import BASELINES
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Each row as a line, its columns two spaces apart and flush left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def score_table(metrics: dict[str, Any]) -> str:

@@ -48,8 +48,7 @@ def _settings(planned: TaskPlan) -> str:
         "padding included",
         "here": f"{planned.device}, {settings.precision}, AdamW{again}",
     }
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+    return "\n".join(aligned(list(rows.items())))
 
 
 def _memory(planned: TaskPlan) -> str:
@@ -115,7 +114,7 @@ def _cards(planned: TaskPlan) -> str:
             "yet; doctor --gpu"
         )
         notes.append("measures it on yours. Leave some to spare.")
-    return "\n".join([*_table(rows), "", *notes])
+    return "\n".join([*aligned(rows), "", *notes])
 
 
 def _row(each: OnCard, priced: bool) -> list[str]:
@@ -133,8 +132,9 @@ def _row(each: OnCard, priced: bool) -> list[str]:
     return row
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Each row as a line, its columns two spaces apart and flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

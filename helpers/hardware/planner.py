@@ -28,6 +28,7 @@ from helpers.errors import InvalidValue, unknown_name
 from helpers.hardware.measure import KINDS, StepMemory, step_memory
 from helpers.hardware.published import HEADS, model_config
 from helpers.models import lora
+from helpers.models.loading import set_dropout
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CHOICES = {
@@ -45,8 +46,6 @@ _AUTO_CLASSES = {
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
 }
-_DROPOUTS = ("hidden_dropout_prob", "resid_pdrop", "embd_pdrop")
-_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout")
 _BATCHES = (2, 4)  # two points of the line; a single text takes other paths through some kernels
 _LENGTHS = (8, 16, 24)  # three points of the parabola of operations over the length
 
@@ -239,13 +238,8 @@ def build_model(model: Any, settings: StepSettings) -> nn.Module:
 
     config = _config(model_config(model).to_json_string())
     config.num_labels = settings.labels
-    attention_dropout = settings.attention_dropout
-    if attention_dropout is None:
-        attention_dropout = settings.dropout
-    for names, value in ((_DROPOUTS, settings.dropout), (_ATTENTION_DROPOUTS, attention_dropout)):
-        for name in names:
-            if value is not None and hasattr(config, name):
-                setattr(config, name, value)
+    separate = settings.attention_dropout
+    set_dropout(config, settings.dropout, settings.dropout if separate is None else separate)
     if settings.checkpointing:
         config.use_cache = False
     head = settings.head or HEADS[config.model_type][0]

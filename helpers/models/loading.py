@@ -43,6 +43,9 @@ _DROPOUTS = (  # what the configurations of different architectures call their d
     "dropout",
     "attention_dropout",
     "seq_classif_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
 )
 _HEADS = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
@@ -154,11 +157,16 @@ def _with_head(
         config = AutoConfig.from_pretrained(source, **names)
         if labels is not None and len(labels) == 1:
             config.problem_type = "regression"
-        for key in _DROPOUTS:
-            value = attention_dropout if "attention" in key else dropout
-            if value is not None and hasattr(config, key):
-                setattr(config, key, value)
+        set_dropout(config, dropout, attention_dropout)
         return kind.from_pretrained(source, config=config, ignore_mismatched_sizes=True, **_SAFE)
+
+
+def set_dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> None:
+    """Every dropout probability of a configuration, whatever it is called there; None keeps it."""
+    for key in _DROPOUTS:
+        value = attention_dropout if "att" in key else dropout
+        if value is not None and hasattr(config, key):
+            setattr(config, key, value)
 
 
 def load_masked_lm(name: str = "encoder", *, seed: int = 42) -> PreTrainedModel:
