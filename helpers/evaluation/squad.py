@@ -6,7 +6,8 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 from helpers.errors import InvalidValue
 
@@ -57,11 +58,10 @@ def sliding_window_answer(question: str, text: str) -> str:
     """The answer of a baseline that only compares words, and never says that there is none.
 
     After Richardson et al. 2013 (MCTest), algorithm 1 with the distance idea, and Rajpurkar et
-    al. 2016, section 5.1: the question's content words found in ``text`` have
-    the weight log(1 + 1 / count in the text), so rare ones count more. The answer is taken from
-    the sentence that shares the most with the question; candidates are its runs of at most five
-    content words that aren't in the question. The candidate with the highest sum of
-    weight / distance to the question's words wins; of equal ones, the first.
+    al. 2016, section 5.1: the question's content words in ``text`` have the weight
+    log(1 + 1 / count in the text), so rare ones count more. The answer is from the sentence that
+    shares the most with the question: of its runs of at most five content words that aren't in
+    the question, the first with the highest sum of weight / distance to the question's words.
     Raises InvalidValue: an empty text.
     """
     places = [match.span() for match in _WORD.finditer(text)]
@@ -99,18 +99,14 @@ def _sentences(
 
 def _candidates(
     words: Sequence[str], first: int, last: int, asked: set[str]
-) -> list[tuple[int, int]]:
-    found, start = [], None
-    for place in range(first, last + 1):
-        inside = (
-            place < last
-            and words[place][0].isalnum()
-            and words[place] not in STOP_WORDS
-            and words[place] not in asked
-        )
-        if inside and start is None:
-            start = place
-        if start is not None and (not inside or place - start == LONGEST):
-            found.append((start, place))
-            start = place if inside else None
-    return found
+) -> Iterator[tuple[int, int]]:
+    """Word numbers (first, behind the last) of each run of content words, in pieces of LONGEST."""
+
+    def is_content(place: int) -> bool:
+        return words[place][0].isalnum() and words[place] not in STOP_WORDS | asked
+
+    for content, run in groupby(range(first, last), is_content):
+        if content:
+            start, *rest = run
+            end = start + len(rest) + 1
+            yield from ((at, min(at + LONGEST, end)) for at in range(start, end, LONGEST))

@@ -141,19 +141,21 @@ def score(
 
     labels, predicted: (N,) class numbers. Returns plain JSON types, fractions from 0 to 1.
     """
-    report = evaluation.classification_report(labels, predicted, names, seed=seed)
-    per_class = {name: dict(values) for name, values in report["per_class"].items()}
+    interval = partial(evaluation.bootstrap_interval, labels, predicted, seed=seed)
+    found: dict[str, Any] = {}
+    for metric in ("accuracy", "macro_f1"):
+        found[metric] = evaluation.score(labels, predicted, metric)
+        found[f"{metric}_interval"] = list(interval(metric))
+    found["per_class"] = {}
     for number, name in enumerate(names):
-        metric = partial(_f1_of_class, number=number)
-        low, high = evaluation.bootstrap_interval(labels, predicted, metric, seed=seed)
-        per_class[name]["f1_interval"] = [low, high]
-    return {
-        "accuracy": report["accuracy"],
-        "accuracy_interval": list(report["intervals"]["accuracy"]),
-        "macro_f1": report["macro_f1"],
-        "macro_f1_interval": list(report["intervals"]["macro_f1"]),
-        "per_class": per_class,
-    }
+        actual, called = labels == number, predicted == number
+        row: dict[str, Any] = {
+            key: evaluation.score(actual, called, key) for key in ("precision", "recall", "f1")
+        }
+        row |= {"support": int(actual.sum())}
+        row |= {"f1_interval": list(interval(partial(_f1_of_class, number=number)))}
+        found["per_class"][name] = row
+    return found
 
 
 def _f1_of_class(labels: np.ndarray, predicted: np.ndarray, *, number: int) -> float:

@@ -266,14 +266,12 @@ def predict_tags(
     model: PreTrainedModel,
     data: EncodedTokens,
     sentences: Sequence[Sentence],
-    *,
-    progress: bool = False,
 ) -> list[list[str]]:
     """The model's tag for each word of each sentence, in order; words that were cut off are
     ``O``. The names come from the model's own configuration."""
     names: Any = model.config.id2label
     found = [[OUTSIDE] * len(sentence.words) for sentence in sentences]
-    for indices, _, output in evaluation.forward(model, data, progress=progress):
+    for indices, _, output in evaluation.forward(model, data):
         best = output.logits.argmax(-1).cpu().numpy()  # (B, T)
         for row, index in enumerate(indices):
             for word, place in data.firsts[index]:

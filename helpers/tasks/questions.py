@@ -321,13 +321,12 @@ def predict(
     examples: Sequence[Example],
     *,
     longest: int = LONGEST_ANSWER,
-    progress: bool = False,
 ) -> list[Prediction]:
     """The best span for each example over all its windows; ``data`` is what ``encode`` returned
     for these examples. longest: tokens per answer at most."""
     best: dict[int, tuple[float, int, int]] = {}
     null = np.full(len(examples), np.inf)
-    for indices, _, output in evaluation.forward(model, data, progress=progress):
+    for indices, _, output in evaluation.forward(model, data):
         starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
         for row, index in enumerate(indices):
             places, owner = data.offsets[index], int(data.owners[index])
