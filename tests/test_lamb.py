@@ -205,10 +205,8 @@ def test_it_overfits_one_batch():
     ("settings", "message"),
     [
         ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
-        ({"betas": (0.9, 1.0)}, "betas is"),
         ({"eps": 0}, "eps is 0"),
-        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
-        ({"max_weight_norm": 0}, "max_weight_norm is 0; it must be above 0, or None"),
+        ({"max_weight_norm": 0}, "max_weight_norm is 0; it must be above 0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
     ],
 )

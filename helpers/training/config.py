@@ -29,7 +29,7 @@ _ALLOWED: list[tuple[str, str, Callable[[Any], bool]]] = [  # settings, in words
     ("weight_decay warmup_fraction", "0 to 1", lambda v: _number(v, 1)),
     ("consistency", "0 to 100", lambda v: _number(v, 100)),
     ("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__),
-    ("metric", "a metric's name", lambda v: isinstance(v, str) and v != ""),
+    ("metric", "loss or accuracy", ("loss", "accuracy").__contains__),
     ("seed", "a whole number from 0 to 2**32 - 1", lambda v: _whole(v, 0, 2**32 - 1)),
     ("batch_size accumulation", "a whole number, at least 1", _whole),
     (
@@ -38,7 +38,6 @@ _ALLOWED: list[tuple[str, str, Callable[[Any], bool]]] = [  # settings, in words
         lambda v: v is None or _whole(v),
     ),
     ("keep_best resume progress", "True or False", lambda v: type(v) is bool),
-    ("greater_is_better", "True, False or None", lambda v: v is None or type(v) is bool),
     ("checkpoint_folder", "a path", lambda v: v is None or isinstance(v, str | Path)),
 ]
 
@@ -65,8 +64,7 @@ class TrainingConfig:
     seed: 0 to 2**32 - 1; decides order, masking and dropout.
     max_steps: the most steps to take, whatever ``epochs`` says.
     evaluate_every: steps between evaluations (None: each epoch); the last step is always judged.
-    metric: "loss", "accuracy" (classifiers) or a name that ``compute_metrics`` returns; it decides
-        which step is best. greater_is_better: None for what the name suggests.
+    metric: "loss" or (of classifiers) "accuracy"; it decides which step is best.
     patience: stop after this many evaluations in a row without a better one (None: never).
     keep_best: end with the best evaluation's weights rather than the last.
     checkpoint_every: steps between checkpoints in checkpoint_folder (None: no checkpoints).
@@ -89,7 +87,6 @@ class TrainingConfig:
     max_steps: int | None = None
     evaluate_every: int | None = None
     metric: str = "loss"
-    greater_is_better: bool | None = None
     patience: int | None = None
     keep_best: bool = True
     checkpoint_every: int | None = None
@@ -124,12 +121,6 @@ class TrainingConfig:
                 "checkpoint_folder is None, but checkpoint_every or resume is set; name a folder."
             )
 
-    def metric_grows(self) -> bool:
-        """Whether a higher ``metric`` is better."""
-        if self.greater_is_better is None:
-            return not self.metric.endswith(("loss", "perplexity", "error"))
-        return self.greater_is_better
-
     def decisive_settings(self) -> dict[str, Any]:
         """The settings that determine the final weights: a resumed run must have the same."""
         others = {"checkpoint_every", "checkpoint_folder", "resume", "device", "progress"}
@@ -158,18 +149,9 @@ class History:
         """The training loss of every step, in nats per item."""
         return [step["loss"] for step in self.steps]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "History":
-        """The inverse of ``to_dict``."""
-        return cls(**values)
-
     def add_evaluation(self, scores: dict[str, float], config: TrainingConfig) -> bool:
         """Append ``scores``; True (and noted as ``best_step``) if they are the best so far."""
-        sign = 1 if config.metric_grows() else -1
+        sign = -1 if config.metric == "loss" else 1
         found = [sign * evaluation[config.metric] for evaluation in [*self.evaluations, scores]]
         *earlier, new = [-inf if isnan(value) else value for value in found]
         self.evaluations.append(scores)
