@@ -85,8 +85,8 @@ def test_whole_numbers_of_any_type_are_class_numbers(kind):
     ("call", "message"),
     [
         (lambda: metrics.check_pair([[0, 1]], [[0, 1]]), r"labels have shape \(1, 2\)"),
-        (lambda: metrics.check_pair([0.0, 1.0], [0, 1]), "labels are float64"),
-        (lambda: metrics.check_pair([0, 1], [0.0, 1.0]), "predictions are float64"),
+        (lambda: metrics.check_pair([0.0, 1.0], [0, 1]), "labels are float64, predictions int64"),
+        (lambda: metrics.check_pair([0, 1], [0.0, 1.0]), "labels are int64, predictions float64"),
         (lambda: metrics.check_pair(["a"], ["a"]), "whole numbers"),
         (lambda: metrics.score([0, 1], [0, 2], "f1"), r"there are \[0, 1, 2\].*'macro_f1'"),
         (lambda: metrics.score([0, 1], [0, 2], "recall"), "'macro_recall'"),

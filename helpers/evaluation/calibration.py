@@ -1,16 +1,15 @@
 """Reliability of a classifier's confidence, expected calibration error, temperature scaling."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from helpers.errors import InvalidValue
+from helpers.evaluation.metrics import Classes
 
 
 def calibration_bins(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
+    probabilities: np.ndarray, labels: Classes, bins: int = 10
 ) -> dict[str, np.ndarray]:
     """Examples grouped by the model's confidence, as in Guo et al. (2017), section 2.
 
@@ -35,9 +34,7 @@ def calibration_bins(
         }
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
-) -> float:
+def expected_calibration_error(probabilities: np.ndarray, labels: Classes, bins: int = 10) -> float:
     """Mean distance between confidence and accuracy over the bins of ``calibration_bins``, each
     weighted by its number of examples: 0 is perfect, 1 the worst (Naeini et al. 2015; Guo et al.
     2017, equation 3). It depends on ``bins``, and with few examples it is above 0 by chance alone.
@@ -47,7 +44,7 @@ def expected_calibration_error(
     return float(np.nansum(found["count"] * gap) / found["count"].sum())
 
 
-def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, labels: Classes) -> float:
     """The temperature T for which softmax(logits / T) gives these labels the highest likelihood
     (Guo et al. 2017, section 4.2). T above 1 makes a model less confident, below 1 more so; the
     predicted class never changes. Fit it on validation examples, never on test examples.
@@ -69,7 +66,7 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> f
     return float(np.exp(found.x))
 
 
-def _check(scores: np.ndarray, labels: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check(scores: np.ndarray, labels: Classes) -> tuple[np.ndarray, np.ndarray]:
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise InvalidValue(

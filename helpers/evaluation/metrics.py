@@ -172,12 +172,11 @@ def check_pair(labels: Classes, predicted: Classes) -> tuple[np.ndarray, np.ndar
         )
     if len(labels) == 0:
         raise InvalidValue("there are no test examples to score; give at least one.")
-    for what, values in (("labels", labels), ("predictions", predicted)):
-        if values.dtype.kind not in "iub":
-            raise InvalidValue(
-                f"{what} are {values.dtype}; class numbers are whole numbers. From logits or "
-                f"probabilities take argmax(axis=1)."
-            )
+    if labels.dtype.kind not in "iub" or predicted.dtype.kind not in "iub":
+        raise InvalidValue(
+            f"labels are {labels.dtype}, predictions {predicted.dtype}; class numbers are whole "
+            f"numbers. From logits or probabilities take argmax(axis=1)."
+        )
     return labels.astype(np.int64), predicted.astype(np.int64)
 
 

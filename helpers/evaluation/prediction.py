@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from helpers.batches import Batches, sorted_batches
 from helpers.errors import InvalidValue
+from helpers.evaluation.metrics import Classes
 from helpers.training.steps import move
 
 TARGETS = ("labels", "start_positions", "end_positions")  # in a batch, not for the forward pass
@@ -92,9 +93,7 @@ def forward(model: nn.Module, data: Batches) -> Iterator[tuple[np.ndarray, dict[
         model.train(was_training)
 
 
-def majority_baseline(
-    train_labels: Sequence[int] | np.ndarray, test_labels: Sequence[int] | np.ndarray
-) -> np.ndarray:
+def majority_baseline(train_labels: Classes, test_labels: Classes) -> np.ndarray:
     """The most frequent class among ``train_labels`` (of several, the lowest number), once for
     each test example: (M,) int64."""
     return np.full(len(test_labels), np.bincount(train_labels).argmax(), dtype=np.int64)
@@ -111,7 +110,7 @@ def tfidf_pipeline(*, seed: int = 42) -> Pipeline:
 
 def tfidf_baseline(
     train_texts: Sequence[str],
-    train_labels: Sequence[int] | np.ndarray,
+    train_labels: Classes,
     test_texts: Sequence[str],
     *,
     seed: int = 42,

@@ -7,7 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from helpers.errors import InvalidValue
 
@@ -21,6 +21,7 @@ STOP_WORDS = frozenset(
     under""".split()  # noqa: SIM905
 )
 LONGEST = 5  # words in a candidate answer
+Span = tuple[int, int]  # the first, and the one behind the last
 
 
 def normalize_answer(text: str) -> str:
@@ -85,22 +86,18 @@ def sliding_window_answer(question: str, text: str) -> str:
     return answer
 
 
-def _sentences(
-    words: Sequence[str], text: str, places: Sequence[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Word numbers (first, behind the last) of each sentence; . ! ? or an empty line end it."""
-    bounds = [0]
-    for number in range(1, len(words)):
-        between = text[places[number - 1][1] : places[number][0]]
-        if words[number - 1] in ".!?" or "\n\n" in between:
-            bounds.append(number)
-    return list(zip(bounds, [*bounds[1:], len(words)], strict=True))
+def _sentences(words: list[str], text: str, places: list[Span]) -> list[Span]:
+    """The words of each sentence; . ! ? or an empty line end it."""
+    bounds = [
+        after
+        for after, ((_, end), (start, _)) in enumerate(pairwise(places), 1)
+        if words[after - 1] in ".!?" or "\n\n" in text[end:start]
+    ]
+    return list(pairwise([0, *bounds, len(words)]))
 
 
-def _candidates(
-    words: Sequence[str], first: int, last: int, asked: set[str]
-) -> Iterator[tuple[int, int]]:
-    """Word numbers (first, behind the last) of each run of content words, in pieces of LONGEST."""
+def _candidates(words: list[str], first: int, last: int, asked: set[str]) -> Iterator[Span]:
+    """Each run of content words among words first to last - 1, in pieces of LONGEST."""
 
     def is_content(place: int) -> bool:
         return words[place][0].isalnum() and words[place] not in STOP_WORDS | asked

@@ -1,8 +1,8 @@
 """Checkpoints of a run: each one is whole and verified, or it is not used.
 
-``folder/step-00000012.pt`` is what ``torch.save`` writes: a ZIP archive with a checksum for every
-tensor. It is written under a hidden name, flushed to the disk and renamed in one step: a process
-killed at any moment leaves the earlier checkpoints as they were.
+``folder/step-00000012.pt`` is what ``torch.save`` writes: a ZIP archive with checksums. It is
+written under a hidden name, flushed to the disk and renamed in one step: a process killed at any
+moment leaves the earlier checkpoints as they were.
 
 Why not ``Accelerator.save_state``? Tried with accelerate 1.15: killed while it wrote, it left half
 a folder that ``load_state()`` then took for the newest and failed on; a flipped bit in the weights,
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,17 +36,14 @@ KEPT = 2  # if the newest turns out to be damaged, the one before is used
 class RunState:
     """What changes during a run, apart from weights and moments.
 
-    steps: done so far; together with the seed, they are the position in the data and in the
-    schedule. accumulation: the configured one, or more after memory ran out. best: the best
-    weights so far. seconds, training_seconds, examples: what the speed is computed from.
-    stopped: whether the run has ended before its last step.
+    history: its number of steps, with the seed, is the position in the data and in the schedule.
+    accumulation: the configured one, or more after memory ran out. best: the best weights so far.
+    training_seconds, examples: what the speed is computed from. stopped: before the last step.
     """
 
     history: History
     accumulation: int
-    steps: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
     training_seconds: float = 0.0
     examples: int = 0
     stopped: bool = False
@@ -89,19 +85,20 @@ class Checkpoints:
         """
         if self.config.checkpoint_folder is None:
             return state, []
+        found = _newest_first(self.folder)
+        if found and not self.config.resume:  # a new run would remove them one by one
+            raise InvalidValue(
+                f"{self.folder} already holds checkpoints (the newest is {found[0].name}). Set "
+                "resume=True to go on from there, or name another checkpoint_folder."
+            )
         if not self.config.resume:
-            if found := _newest_first(self.folder):  # a new run would remove them one by one
-                raise InvalidValue(
-                    f"{self.folder} already holds checkpoints (the newest is {found[0].name}). Set "
-                    "resume=True to go on from there, or name another checkpoint_folder."
-                )
             return state, []
-        # One process looks, so that all start from the same checkpoint.
-        newest = find_newest(self.folder) if self.machine.is_main else None
-        path, damaged = self.machine.from_main(newest)
+        # All start from the checkpoint that the main process finds.
+        path, damaged = self.machine.gather([find_newest(self.folder)])[0]
         if path is not None:
             state = self._load(path)
-        start = f"resumed after step {state.steps}." if path else "no checkpoint to resume."
+        steps = len(state.history.steps)
+        start = f"resumed after step {steps}." if path else "no checkpoint to resume."
         state.history.events += [*damaged, start]
         return state, damaged
 
@@ -111,10 +108,10 @@ class Checkpoints:
         Raises CourseError if it cannot be written (disk full, no permission); earlier checkpoints
         are then untouched.
         """
-        every = self.config.checkpoint_every
-        if every is None or state.steps % every or not self.machine.is_main:
+        every, steps = self.config.checkpoint_every, len(state.history.steps)
+        if every is None or steps % every or not self.machine.is_main:
             return
-        final = self.folder / f"step-{state.steps:08d}.pt"
+        final = self.folder / f"step-{steps:08d}.pt"
         partial = self.folder / f".{final.name}-{os.getpid()}"
         content = {
             "fingerprint": self.fingerprint,
@@ -138,7 +135,7 @@ class Checkpoints:
             with suppress(OSError):
                 partial.unlink()
             raise CourseError(
-                f"the checkpoint of step {state.steps} could not be written to {self.folder}: "
+                f"the checkpoint of step {steps} could not be written to {self.folder}: "
                 f"{error}. Earlier checkpoints are untouched. Make room or give access there, then "
                 "use resume=True."
             ) from error
@@ -191,7 +188,7 @@ def data_fingerprint(data: Batches | None) -> str:
     """A hash of every example, in order; "none" without data."""
     if data is None:
         return "none"
-    digest = hashlib.sha256(np.ascontiguousarray(data.lengths, dtype=np.int64).tobytes())
+    digest = hashlib.sha256()
     for start in range(0, len(data), 256):
         generator = torch.Generator().manual_seed(start)
         batch = data.batch(range(start, min(start + 256, len(data))), generator)

@@ -49,16 +49,14 @@ class TrainingConfig:
     epochs: passes over the training examples, above 0; fractions are allowed.
     batch_size: examples of one optimizer step, over all processes and micro-batches.
     learning_rate: the peak; above 0, at most 1.
-    layer_decay: factor of the learning rate from each layer to the one below it, above 0, at most
-        1: the head learns at learning_rate, the top layer at layer_decay times that, and so on
-        down to the embeddings (Howard & Ruder 2018, section 3.2, use 1/2.6).
+    layer_decay: factor of the learning rate from the head to the top layer, and from each layer to
+        the one below it; above 0, at most 1 (Howard & Ruder 2018, section 3.2, use 1/2.6).
     weight_decay: of AdamW, 0 to 1; never applied to biases and normalisation weights.
     warmup_fraction: of all steps, 0 to 1, during which the learning rate rises to its peak.
     schedule: after that "linear" or "cosine" to 0, or "constant".
     consistency: weight of R-Drop's term (``losses.consistency_loss``, Liang et al. 2021), 0 to
-        100: each example passes twice per step, under two dropout masks, and the two predictions
-        are pulled together. For classifiers with dropout; takes twice as long. 0: one pass. The
-        loss is the mean of both passes, where the paper takes the sum: its weight is twice this.
+        100; for classifiers with dropout. Each example passes twice per step, under two masks. The
+        loss is the mean of both passes; the paper takes the sum, so its weight is twice this.
     max_grad_norm: gradients are scaled down to this norm; above 0.
     accumulation: micro-batches into which each process cuts its share of a batch.
     seed: 0 to 2**32 - 1; decides order, masking and dropout.
@@ -152,10 +150,10 @@ class History:
     def add_evaluation(self, scores: dict[str, float], config: TrainingConfig) -> bool:
         """Append ``scores``; True (and noted as ``best_step``) if they are the best so far."""
         sign = -1 if config.metric == "loss" else 1
-        found = [sign * evaluation[config.metric] for evaluation in [*self.evaluations, scores]]
-        *earlier, new = [-inf if isnan(value) else value for value in found]
+        values = [sign * evaluation[config.metric] for evaluation in self.evaluations]
+        best = max((value for value in values if not isnan(value)), default=-inf)
         self.evaluations.append(scores)
-        improved = new > max(earlier, default=-inf)
+        improved = sign * scores[config.metric] > best  # never, if it is not a number
         if improved:
             self.best_step = int(scores["step"])
         return improved

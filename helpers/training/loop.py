@@ -27,8 +27,6 @@ from helpers.training.steps import (
     move,
 )
 
-__all__ = ["Callback", "fit"]
-
 Callback = Callable[[int, nn.Module, History], bool | None]
 
 

@@ -65,9 +65,8 @@ class Run:
             self.replica = DistributedDataParallel(model, broadcast_buffers=False)
         self.embedding = EmbeddingGradient(model, enabled=machine.world == 1)
         self.masks = ExampleMasks(model, world=machine.world)
-        self.started = (
-            time.perf_counter() - self.state.seconds
-        )  # as if it had never been broken off
+        # As if a resumed run had never been broken off.
+        self.started = time.perf_counter() - self.state.history.seconds
 
     def close(self) -> None:
         self.embedding.release()
@@ -77,7 +76,7 @@ class Run:
 
     def batches(self) -> Iterator[tuple[int, np.ndarray]]:
         """Each step that is left, with the examples of its global batch, under a progress bar."""
-        first = self.total_steps if self.state.stopped else self.state.steps
+        first = self.total_steps if self.state.stopped else len(self.state.history.steps)
         epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
         begun = self._batches(self.total_steps - rest, self.total_steps)
         with tqdm(
@@ -165,7 +164,6 @@ class Run:
         self, step: int, indices: np.ndarray, loss: float, rate: float, seconds: float
     ) -> None:
         """Note a finished step."""
-        self.state.steps = step + 1
         self.state.examples += len(indices)
         self.state.training_seconds += seconds
         epoch = (step + 1) / self.steps_per_epoch
@@ -174,9 +172,10 @@ class Run:
         )
 
     def judge_if_due(self) -> bool:
-        """Evaluate after ``evaluate_every`` steps and after the last; keep the weights if they
-        are the best so far. True to stop: nothing has got better for too long."""
-        done, history = self.state.steps, self.state.history
+        """Evaluate after ``evaluate_every`` steps and after the last; keep the weights if they are
+        the best so far. True to stop: nothing has got better for too long."""
+        history = self.state.history
+        done = len(history.steps)
         every = self.config.evaluate_every or self.steps_per_epoch
         if not self.validator or (done % every and done != self.total_steps):
             return False
@@ -185,16 +184,14 @@ class Run:
         if improved and self.config.keep_best:
             named = self.model.named_parameters(remove_duplicate=False)
             frozen = {name for name, p in named if not p.requires_grad}  # the same at any step
-            weights = self.model.state_dict()
-            self.state.best = {
-                k: v.to("cpu", copy=True) for k, v in weights.items() if k not in frozen
-            }
+            weights = {k: v for k, v in self.model.state_dict().items() if k not in frozen}
+            self.state.best = {k: v.to("cpu", copy=True) for k, v in weights.items()}
         return history.patience_is_over(self.config)
 
     def save_if_due(self, stopped: bool) -> None:
         """Write a checkpoint every ``checkpoint_every`` steps."""
         self.state.stopped = stopped
-        self.state.seconds = time.perf_counter() - self.started
+        self.state.history.seconds = time.perf_counter() - self.started
         self.checkpoints.save_if_due(self.state)
 
     def finish(self) -> History:
@@ -225,8 +222,8 @@ def check_data(
             "training data have none. Set it to 0."
         )
     settings = getattr(model, "config", None)
-    positions = getattr(settings, "max_position_embeddings", inf)
-    classes = getattr(settings, "num_labels", 0)
+    positions = getattr(settings, "max_position_embeddings", None) or inf
+    classes = getattr(settings, "num_labels", None) or 0
     for name, data in (("training", train), ("validation", validation)):
         if data is None:
             continue

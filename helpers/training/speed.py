@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EmbeddingGradient", "ExampleDropout", "ExampleMasks"]
-
 _VALUES = 1 << 16  # a mask compares 16 random bits per element with a threshold
 
 
