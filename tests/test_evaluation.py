@@ -248,6 +248,9 @@ def test_the_seed_decides():
     labels, predicted = noisy(200, 3, 0.7)
     interval = partial(metrics.bootstrap_interval, labels, predicted, "macro_f1")
     assert interval(seed=1) == interval(seed=1) != interval(seed=2)
+    pair = partial(metrics.paired_bootstrap, labels, predicted, np.roll(predicted, 1), "macro_f1")
+    assert pair(seed=1) == pair(seed=1)
+    assert pair(seed=1)["interval"] != pair(seed=2)["interval"]
 
 
 def test_two_thousand_resamples_take_well_under_a_second():

@@ -163,7 +163,21 @@ def test_what_cannot_be_calibrated_is_refused(call, message):
         call()
 
 
-# -- predictions, reports and baselines ----------------------------------------------------------
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_the_temperature_on_paper(kind):
+    """Of three texts with logits (1, 0), two are right: sigmoid(1 / T) = 2 / 3."""
+    logits = np.array([[1, 0], [1, 0], [1, 0]], kind)
+    found = calibration.fit_temperature(logits, [0, 0, 1])
+    assert found == pytest.approx(1 / np.log(2), rel=1e-6)
+
+
+def test_a_model_that_is_always_wrong_gets_the_highest_temperature():
+    found = calibration.fit_temperature(np.array([[3.0, 0.0], [0.0, 2.0]]), [1, 0])
+    assert 49.9 < found <= 50
+    assert 0.02 <= calibration.fit_temperature(np.array([[0.1, 0.0]]), [0]) < 0.0201
+
+
+# -- predictions and baselines ------------------------------------------------------------------
 
 
 class Recorder(nn.Module):

@@ -3,8 +3,7 @@ embeddings.
 
 Measured on one busy CPU core, for the course's encoder and 32 texts of 27 tokens: one layer's
 dropout takes 0.6 ms here and 2.8 ms in torch, and a step has 14 of them; the embeddings' gradient
-takes 3 ms here and 35 ms in torch. What a whole step gains was too noisy there to state. The masks
-have a second reason, which is below.
+takes 3 ms here and 35 ms in torch.
 """
 
 from collections.abc import Sequence
