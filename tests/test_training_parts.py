@@ -161,6 +161,9 @@ def test_layers_learn_at_powers_of_the_decay():
         steps.layer_scales(["a.weight", "b.weight"], 0.5)
 
 
+KINDS = ("cpu", "cuda", "mps")
+
+
 def test_the_optimiser_spares_vectors_and_frozen_weights_the_decay():
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3), nn.Linear(3, 2))
     model[3].weight.requires_grad = False
@@ -177,7 +180,8 @@ def test_the_optimiser_spares_vectors_and_frozen_weights_the_decay():
             assert decays.pop(id(weight)) == (0.3 if weight.dim() > 1 else 0.0)
     assert not decays
     assert all(group["scale"] == 1 and group["fused"] for group in optimizer.param_groups)
-    assert not steps.build_optimizer(model, config, "mps").defaults["fused"]
+    fused = {kind: steps.build_optimizer(model, config, kind).defaults["fused"] for kind in KINDS}
+    assert fused == {"cpu": True, "cuda": True, "mps": False}
     model.requires_grad_(False)
     with pytest.raises(InvalidValue, match="no weight of the model is trainable"):
         steps.build_optimizer(model, config, "cpu")
