@@ -65,6 +65,7 @@ class ExampleMasks:
         """Give the model its own layers back."""
         for name, module in self.usual.items():
             self.model.set_submodule(name, module)
+        self.rows = []
 
     def __deepcopy__(self, memo: dict) -> "ExampleMasks":
         """A copy of the model, made by a callback say, shares this: generators can't be copied."""
