@@ -192,7 +192,7 @@ def test_extraction_killed_after_a_checkpoint_ends_with_the_same_weights(tmp_pat
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert main([*options, "--out", str(whole)]) == 0
     shutil.copytree(whole / "checkpoints", again / "checkpoints")
-    shutil.rmtree(again / "checkpoints" / "step-00000003", ignore_errors=True)
+    (again / "checkpoints" / "step-00000003.pt").unlink(missing_ok=True)
     assert main([*options, "--out", str(again), "--resume"]) == 0
     expected = load_file(whole / "model" / "model.safetensors")
     resumed = load_file(again / "model" / "model.safetensors")
@@ -376,7 +376,7 @@ def test_train_with_an_adapter_saves_a_plain_model_and_can_be_resumed(tmp_path):
     assert adapter["trainable_parameters"] == by_hand
 
     (out / "metrics.json").unlink()
-    shutil.rmtree(out / "checkpoints" / "step-00000004")
+    (out / "checkpoints" / "step-00000004.pt").unlink()
     assert main([*options, "--checkpoint-every", "2", "--resume"]) == 0
     again = models.load_trained(out / "model")[0].state_dict()
     assert all(torch.equal(weight, again[n]) for n, weight in saved.state_dict().items())

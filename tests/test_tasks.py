@@ -9,7 +9,7 @@ import pytest
 import tiny
 import tiny_run
 import torch
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, classification_report
 from tiny import one_thread  # noqa: F401
 from transformers import (
     BertForQuestionAnswering,
@@ -17,13 +17,13 @@ from transformers import (
     BertForTokenClassification,
 )
 
-from helpers import models, tasks
+from helpers import evaluation, models, tasks
 from helpers.corpora import annotations
 from helpers.errors import CourseError, InvalidValue
 from helpers.hardware.task_plan import plan_task
 from helpers.tasks import questions as qa
 from helpers.tasks import relations as rel
-from helpers.tasks.classification import OwnTable
+from helpers.tasks.classification import OwnTable, score
 from helpers.training import TrainingConfig
 
 KINDS = {
@@ -219,7 +219,7 @@ def test_a_text_that_cannot_be_encoded_fails_before_the_training(table, tmp_path
     data = {split: rows.to_dict() for split, rows in task.load().items()}
     data["test"]["text"][0] = ""
     monkeypatch.setattr(task, "load", lambda examples: data)
-    with pytest.raises(InvalidValue, match="empty"):
+    with pytest.raises(InvalidValue, match="must hold a word"):
         tasks.train(task, settings(tmp_path))
 
 
@@ -239,3 +239,26 @@ def test_a_table_of_ones_own_can_be_planned(table):
     planned = plan_task(tasks.get(table, **COLUMNS), card="t4")
     assert planned.task == "own.tsv" and planned.batch_size == 16
     assert planned.examples == len(tasks.get(table, **COLUMNS).load()["train"])
+
+
+def test_scores_of_a_classifier_are_scikit_learns_each_with_its_interval():
+    random, names = np.random.default_rng(0), ["a", "b", "never predicted", "never there"]
+    labels = random.integers(3, size=300)
+    predicted = np.where(random.random(300) < 0.7, labels, random.integers(2, size=300)) % 2
+    found = score(labels, predicted, names, seed=3)
+    numbers = {"labels": range(4), "target_names": names, "zero_division": 0}
+    expected = classification_report(labels, predicted, **numbers, output_dict=True)
+    for name in names:
+        row = dict(found["per_class"][name])
+        low, high = row.pop("f1_interval")
+        assert low <= row["f1"] <= high and (low < high or row["f1"] == 0)
+        assert row == pytest.approx(
+            {key.removesuffix("-score"): value for key, value in expected[name].items()}
+        )
+    assert found["accuracy"] == accuracy_score(labels, predicted)
+    assert found["macro_f1"] == pytest.approx(
+        sum(expected[name]["f1-score"] for name in names[:3]) / 3
+    )
+    for metric in ("accuracy", "macro_f1"):
+        interval = evaluation.bootstrap_interval(labels, predicted, metric, seed=3)
+        assert found[f"{metric}_interval"] == list(interval)

@@ -4,7 +4,7 @@ Usage: train_script.py OUT [NAME=JSON ...]. Names are settings of TrainingConfig
 tasks: of "classifier" and "masked", one run each. examples: of the data. dropout,
 attention_dropout: of the model.
 pause: seconds after every step. interrupt_at: break off at this step, then resume.
-die_at: end the process as ``kill -9`` does, before it flushes this many files to the disk.
+die_before: end the process as ``kill -9`` does, before it calls this function of os.
 OUT receives the final weights and history of every process.
 """
 
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import tiny
@@ -32,18 +32,16 @@ def prepare(task: str, examples: int, settings: dict[str, float]):
     return tiny.masked_model(**settings), *(MaskedTexts(split, tokenizer) for split in splits)
 
 
-def die_while_writing(at: int) -> None:
-    """Die before the ``at``-th flush (state, manifest, their folder, the folder of all), with
-    what was written left behind."""
-    flush, calls = os.fsync, []
+def die_before(call: str) -> None:
+    """Die where a checkpoint is written: before os.fsync (with half of the file on the disk),
+    os.replace or os.unlink is first called."""
 
-    def count_and_die(handle: int) -> None:
-        calls.append(handle)
-        if len(calls) == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(handle)
+    def die(target: int, *rest) -> None:
+        if call == "fsync":
+            os.ftruncate(target, os.fstat(target).st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    os.fsync = count_and_die
+    setattr(os, call, die)
 
 
 class Interrupted(Exception):
@@ -56,8 +54,8 @@ def main(out: Path, options: dict) -> None:
     examples, names = options.pop("examples", 60), ("dropout", "attention_dropout")
     settings = {name: options.pop(name) for name in names if name in options}
     last = options.pop("interrupt_at", None)
-    if "die_at" in options:
-        die_while_writing(options.pop("die_at"))
+    if "die_before" in options:
+        die_before(options.pop("die_before"))
     plain = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "progress": False}
     config = TrainingConfig(**plain | options)
 
@@ -76,7 +74,7 @@ def main(out: Path, options: dict) -> None:
             history = fit(model, *data, config, callbacks=[callback])
         name = f"{task}-{os.environ.get('RANK', '0')}"
         save_file(dict(model.named_parameters()), out / f"{name}.safetensors")
-        (out / f"{name}.json").write_text(json.dumps(history.to_dict()), encoding="utf-8")
+        (out / f"{name}.json").write_text(json.dumps(asdict(history)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from helpers.evaluation.metrics import bootstrap_interval, mcnemar, paired_bootstrap, score
 from helpers.evaluation.prediction import (
     Predictions,
-    Report,
-    classification_report,
     forward,
     majority_baseline,
     predict,
@@ -14,9 +12,7 @@ from helpers.evaluation.prediction import (
 
 __all__ = [
     "Predictions",
-    "Report",
     "bootstrap_interval",
-    "classification_report",
     "forward",
     "majority_baseline",
     "mcnemar",

@@ -1,18 +1,15 @@
 """Reliability of a classifier's confidence, expected calibration error, temperature scaling."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from helpers.errors import InvalidValue
-
-TEMPERATURES = (0.02, 50.0)  # the range that ``fit_temperature`` searches
+from helpers.evaluation.metrics import Classes
 
 
 def calibration_bins(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
+    probabilities: np.ndarray, labels: Classes, bins: int = 10
 ) -> dict[str, np.ndarray]:
     """Examples grouped by the model's confidence, as in Guo et al. (2017), section 2.
 
@@ -20,11 +17,9 @@ def calibration_bins(
     bins: M equal bins of confidence; bin m is ((m - 1)/M, m/M].
     Returns arrays of length M: ``confidence`` (mean highest probability), ``accuracy`` (share
     of correct predictions), ``count``. A bin without examples has count 0 and NaN for the others.
-    Raises InvalidValue: no examples, shapes that do not match, rows that aren't probabilities.
+    Raises InvalidValue: shapes that do not match, rows that aren't probabilities.
     """
     probabilities, labels = _check(probabilities, labels)
-    if bins < 1:
-        raise InvalidValue(f"bins is {bins}; it must be at least 1, usually 10 or 15.")
     if (probabilities < 0).any() or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
         raise InvalidValue("rows of probabilities must be 0 or more and sum to 1: apply softmax.")
     sure = np.minimum(probabilities.max(axis=1), 1.0)  # (N,)
@@ -39,9 +34,7 @@ def calibration_bins(
         }
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = 10
-) -> float:
+def expected_calibration_error(probabilities: np.ndarray, labels: Classes, bins: int = 10) -> float:
     """Mean distance between confidence and accuracy over the bins of ``calibration_bins``, each
     weighted by its number of examples: 0 is perfect, 1 the worst (Naeini et al. 2015; Guo et al.
     2017, equation 3). It depends on ``bins``, and with few examples it is above 0 by chance alone.
@@ -51,7 +44,7 @@ def expected_calibration_error(
     return float(np.nansum(found["count"] * gap) / found["count"].sum())
 
 
-def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, labels: Classes) -> float:
     """The temperature T for which softmax(logits / T) gives these labels the highest likelihood
     (Guo et al. 2017, section 4.2). T above 1 makes a model less confident, below 1 more so; the
     predicted class never changes. Fit it on validation examples, never on test examples.
@@ -59,7 +52,7 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> f
     logits: (N, C). labels: (N,) true classes.
     Returns T between 0.02 and 50. It approaches the lower end if every prediction is correct: then
     more confidence is always better, so such labels cannot show how confident to be.
-    Raises InvalidValue: no examples, or shapes that do not match.
+    Raises InvalidValue: shapes that do not match.
     """
     logits, labels = _check(logits, labels)
     rows = np.arange(len(labels))
@@ -68,22 +61,15 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> f
         return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
 
     found = minimize_scalar(
-        loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-6}
+        loss, bounds=np.log([0.02, 50]), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(found.x))
 
 
-def _check(scores: np.ndarray, labels: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check(scores: np.ndarray, labels: Classes) -> tuple[np.ndarray, np.ndarray]:
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise InvalidValue(
             f"scores have shape {scores.shape} and labels {labels.shape}; give (N, C) and (N,)."
-        )
-    if len(labels) == 0:
-        raise InvalidValue("there are no examples; give at least one.")
-    if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise InvalidValue(
-            f"labels run from {labels.min()} to {labels.max()}; there are {scores.shape[1]} "
-            f"classes, 0 to {scores.shape[1] - 1}."
         )
     return scores, labels

@@ -1,6 +1,5 @@
 """Scores of a classifier and how certain they are: bootstrap intervals and paired tests.
 
-``bootstrap`` is the course's one bootstrap; rows, documents and sentence pairs all go through it.
 A named score depends only on how often each true class was predicted as each class. So its
 resamples need no rows: drawing N test examples with replacement is drawing N times from the cells
 of that table, which numpy does for all resamples at once. For 2,000 resamples of 2,000 examples in
@@ -19,6 +18,7 @@ Classes = Sequence[int] | np.ndarray
 Metric = str | Callable[[np.ndarray, np.ndarray], float]
 BINARY = ("precision", "recall", "f1")
 METRICS = ("accuracy", "macro_f1", "macro_precision", "macro_recall", *BINARY)
+_DRAWS_AT_ONCE = 2**24  # 128 MB of counts
 
 
 def score(labels: Classes, predicted: Classes, metric: str = "accuracy") -> float:
@@ -31,13 +31,8 @@ def score(labels: Classes, predicted: Classes, metric: str = "accuracy") -> floa
     Raises InvalidValue: no examples, different lengths, an unknown metric, "f1" and the like for
     classes other than 0 and 1.
     """
-    labels, predicted = check_pair(labels, predicted)
-    _check_metric(metric, labels, predicted)
-    cells, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
-    return float(_scores(counts[None], cells[0], cells[1], metric)[0])
-
-
-_DRAWS_AT_ONCE = 2**24  # 128 MB of counts
+    scores, counts = _scorer(metric, labels, predicted)
+    return float(scores(counts[None])[0, 0])
 
 
 def bootstrap(
@@ -47,14 +42,14 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 42,
 ) -> np.ndarray:
-    """(R,) values of a statistic in R resamples, each of as many units as there are, drawn with
+    """(R, ...) values of a statistic in R resamples, each of as many units as there are, drawn with
     replacement (Efron & Tibshirani 1993, chapter 6).
 
     A unit is what was sampled independently: an example, a document with all its questions, a
     sentence with all its rewritten versions.
     statistic: takes (R, U) counts, how often each unit was drawn in each resample, and returns
-        (R,). The mean over all rows, for instance, is ``(drawn @ sums) / (drawn @ sizes)``, with
-        the sum and the number of each unit's rows.
+        (R, ...). The mean over all rows is ``(drawn @ sums) / (drawn @ sizes)``, with the sum and
+        the number of each unit's rows.
     units: their number U, drawn one by one; or (U,) the number of units of each kind, drawn as one
         multinomial per resample: much faster where many units are alike. The distribution is the
         same, the random numbers are not.
@@ -63,17 +58,13 @@ def bootstrap(
     if resamples < 1:
         raise InvalidValue(f"resamples is {resamples}; it must be at least 1, usually 2,000.")
     random = np.random.default_rng(seed)
-    if isinstance(units, int):
-        found = []
-        at_once = max(1, _DRAWS_AT_ONCE // units)
-        for done in range(0, resamples, at_once):
-            rows = (
-                random.integers(units, size=units)
-                for _ in range(done, min(done + at_once, resamples))
-            )
-            found.append(statistic(np.stack([np.bincount(row, minlength=units) for row in rows])))
-        return np.concatenate(found)
-    return statistic(random.multinomial(units.sum(), units / units.sum(), size=resamples))
+    if not isinstance(units, int):
+        return statistic(random.multinomial(units.sum(), units / units.sum(), size=resamples))
+    found, at_once = [], max(1, _DRAWS_AT_ONCE // units)
+    for done in range(0, resamples, at_once):
+        rows = random.integers(units, size=(min(at_once, resamples - done), units))
+        found.append(statistic(np.stack([np.bincount(row, minlength=units) for row in rows])))
+    return np.concatenate(found)
 
 
 def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
@@ -107,22 +98,21 @@ def bootstrap_interval(
     metric: a name that ``score`` knows; or a function of (labels, predicted), which is called
         once per resample and so takes longer. For the F1 of class c, pass ``labels == c`` and
         ``predicted == c`` with the metric "f1".
-    resamples: at least 1. confidence: between 0 and 1.
-    Raises InvalidValue: as ``score``, or a value out of its range.
+    Raises InvalidValue: as ``score``, or resamples or confidence out of range.
     """
-    labels, predicted = check_pair(labels, predicted)
     if callable(metric):
+        labels, predicted = check_pair(labels, predicted)
         values = bootstrap(
             lambda drawn: np.array(
-                [metric(np.repeat(labels, times), np.repeat(predicted, times)) for times in drawn]
+                [metric(labels.repeat(row), predicted.repeat(row)) for row in drawn]
             ),
             len(labels),
             resamples=resamples,
             seed=seed,
         )
     else:
-        values = _resampled_scores(labels, [predicted], metric, lambda scores: scores[0],
-                                   resamples=resamples, seed=seed)  # fmt: skip
+        scores, counts = _scorer(metric, labels, predicted)
+        values = bootstrap(scores, counts, resamples=resamples, seed=seed)
     return percentile_interval(values, confidence)
 
 
@@ -145,15 +135,13 @@ def paired_bootstrap(
     it is never 0), and at most 1.
     metric: a name that ``score`` knows. Errors as in ``bootstrap_interval``.
     """
-    labels, predicted_a = check_pair(labels, predicted_a)
-    labels, predicted_b = check_pair(labels, predicted_b)
-    differences = _resampled_scores(
-        labels, [predicted_a, predicted_b], metric, lambda scores: scores[0] - scores[1],
-        resamples=resamples, seed=seed,
-    )  # fmt: skip
+    scores, counts = _scorer(metric, labels, predicted_a, predicted_b)
+    a, b = scores(counts[None])[0]
+    resampled = bootstrap(scores, counts, resamples=resamples, seed=seed)  # (R, 2)
+    differences = resampled[:, 0] - resampled[:, 1]
     rarer = min(np.sum(differences <= 0), np.sum(differences >= 0))
     return {
-        "difference": score(labels, predicted_a, metric) - score(labels, predicted_b, metric),
+        "difference": float(a - b),
         "interval": percentile_interval(differences, confidence),
         "p_value": float(min(1.0, 2 * (rarer + 1) / (resamples + 1))),
     }
@@ -184,43 +172,30 @@ def check_pair(labels: Classes, predicted: Classes) -> tuple[np.ndarray, np.ndar
         )
     if len(labels) == 0:
         raise InvalidValue("there are no test examples to score; give at least one.")
-    for what, values in (("labels", labels), ("predictions", predicted)):
-        if values.dtype.kind not in "iub":
-            raise InvalidValue(
-                f"{what} are {values.dtype}; class numbers are whole numbers. From logits or "
-                f"probabilities take argmax(axis=1)."
-            )
+    if labels.dtype.kind not in "iub" or predicted.dtype.kind not in "iub":
+        raise InvalidValue(
+            f"labels are {labels.dtype}, predictions {predicted.dtype}; class numbers are whole "
+            f"numbers. From logits or probabilities take argmax(axis=1)."
+        )
     return labels.astype(np.int64), predicted.astype(np.int64)
 
 
-def _check_metric(metric: str, labels: np.ndarray, predicted: np.ndarray) -> None:
+def _scorer(
+    metric: str, labels: Classes, *models: Classes
+) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    """A function from (R, K) counts to every model's (R, M) scores; and the (K,) counts of the
+    test examples. A count is how often one true class met one prediction of each model."""
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    found = np.union1d(labels, predicted)
-    if metric in BINARY and not np.isin(found, (0, 1)).all():
+    pairs = [check_pair(labels, predicted) for predicted in models]
+    rows = np.stack([pairs[0][0], *(predicted for _, predicted in pairs)])  # (1 + M, N)
+    (actual, *called), counts = np.unique(rows, axis=1, return_counts=True)
+    if metric in BINARY and not np.isin(rows, (0, 1)).all():
         raise InvalidValue(
-            f"metric {metric!r} needs two classes, 0 and 1; there are {found.tolist()}. "
+            f"metric {metric!r} needs two classes, 0 and 1; there are {np.unique(rows).tolist()}. "
             f"Ask for 'macro_{metric}'."
         )
-
-
-def _resampled_scores(
-    labels: np.ndarray,
-    predictions: Sequence[np.ndarray],
-    metric: str,
-    combine: Callable[[list[np.ndarray]], np.ndarray],
-    **options: int,
-) -> np.ndarray:
-    """What ``combine`` makes of every model's scores (R,) in R shared resamples."""
-    for predicted in predictions:
-        _check_metric(metric, labels, predicted)
-    rows = np.stack([labels, *predictions])
-    cells, counts = np.unique(rows, axis=1, return_counts=True)  # (1 + models, K), (K,)
-    return bootstrap(
-        lambda drawn: combine([_scores(drawn, cells[0], called, metric) for called in cells[1:]]),
-        counts,
-        **options,
-    )
+    return lambda drawn: np.stack([_scores(drawn, actual, c, metric) for c in called], 1), counts
 
 
 def _scores(counts: np.ndarray, actual: np.ndarray, called: np.ndarray, metric: str) -> np.ndarray:

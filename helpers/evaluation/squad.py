@@ -6,7 +6,8 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, pairwise
 
 from helpers.errors import InvalidValue
 
@@ -20,6 +21,7 @@ STOP_WORDS = frozenset(
     under""".split()  # noqa: SIM905
 )
 LONGEST = 5  # words in a candidate answer
+Span = tuple[int, int]  # the first, and the one behind the last
 
 
 def normalize_answer(text: str) -> str:
@@ -57,11 +59,10 @@ def sliding_window_answer(question: str, text: str) -> str:
     """The answer of a baseline that only compares words, and never says that there is none.
 
     After Richardson et al. 2013 (MCTest), algorithm 1 with the distance idea, and Rajpurkar et
-    al. 2016, section 5.1: the question's content words found in ``text`` have
-    the weight log(1 + 1 / count in the text), so rare ones count more. The answer is taken from
-    the sentence that shares the most with the question; candidates are its runs of at most five
-    content words that aren't in the question. The candidate with the highest sum of
-    weight / distance to the question's words wins; of equal ones, the first.
+    al. 2016, section 5.1: the question's content words in ``text`` have the weight
+    log(1 + 1 / count in the text), so rare ones count more. The answer is from the sentence that
+    shares the most with the question: of its runs of at most five content words that aren't in
+    the question, the first with the highest sum of weight / distance to the question's words.
     Raises InvalidValue: an empty text.
     """
     places = [match.span() for match in _WORD.finditer(text)]
@@ -85,32 +86,24 @@ def sliding_window_answer(question: str, text: str) -> str:
     return answer
 
 
-def _sentences(
-    words: Sequence[str], text: str, places: Sequence[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Word numbers (first, behind the last) of each sentence; . ! ? or an empty line end it."""
-    bounds = [0]
-    for number in range(1, len(words)):
-        between = text[places[number - 1][1] : places[number][0]]
-        if words[number - 1] in ".!?" or "\n\n" in between:
-            bounds.append(number)
-    return list(zip(bounds, [*bounds[1:], len(words)], strict=True))
+def _sentences(words: list[str], text: str, places: list[Span]) -> list[Span]:
+    """The words of each sentence; . ! ? or an empty line end it."""
+    bounds = [
+        after
+        for after, ((_, end), (start, _)) in enumerate(pairwise(places), 1)
+        if words[after - 1] in ".!?" or "\n\n" in text[end:start]
+    ]
+    return list(pairwise([0, *bounds, len(words)]))
 
 
-def _candidates(
-    words: Sequence[str], first: int, last: int, asked: set[str]
-) -> list[tuple[int, int]]:
-    found, start = [], None
-    for place in range(first, last + 1):
-        inside = (
-            place < last
-            and words[place][0].isalnum()
-            and words[place] not in STOP_WORDS
-            and words[place] not in asked
-        )
-        if inside and start is None:
-            start = place
-        if start is not None and (not inside or place - start == LONGEST):
-            found.append((start, place))
-            start = place if inside else None
-    return found
+def _candidates(words: list[str], first: int, last: int, asked: set[str]) -> Iterator[Span]:
+    """Each run of content words among words first to last - 1, in pieces of LONGEST."""
+
+    def is_content(place: int) -> bool:
+        return words[place][0].isalnum() and words[place] not in STOP_WORDS | asked
+
+    for content, run in groupby(range(first, last), is_content):
+        if content:
+            start, *rest = run
+            end = start + len(rest) + 1
+            yield from ((at, min(at + LONGEST, end)) for at in range(start, end, LONGEST))

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import precision_recall_fscore_support
 
 from helpers import batches, corpora, evaluation
+from helpers.evaluation.metrics import Classes
 from helpers.tasks.task import Defaults, Head, Splits, Task
 
 
@@ -127,18 +129,26 @@ def score(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> di
 
     labels, predicted: (N,) class numbers. Returns plain JSON types, fractions from 0 to 1.
     """
-    report = evaluation.classification_report(labels, predicted, names)
-    for number, name in enumerate(names):
-        metric = partial(f1_of_class, number=number)
-        interval = evaluation.bootstrap_interval(labels, predicted, metric)
-        report["per_class"][name]["f1_interval"] = list(interval)
-    return {
-        "accuracy": report["accuracy"],
-        "accuracy_interval": list(report["intervals"]["accuracy"]),
-        "macro_f1": report["macro_f1"],
-        "macro_f1_interval": list(report["intervals"]["macro_f1"]),
-        "per_class": report["per_class"],
+    interval = partial(evaluation.bootstrap_interval, labels, predicted)
+    found: dict[str, Any] = {}
+    for metric in ("accuracy", "macro_f1"):
+        found[metric] = evaluation.score(labels, predicted, metric)
+        found[f"{metric}_interval"] = list(interval(metric))
+    found["per_class"] = {
+        name: {
+            **scores_of(labels, predicted, number),
+            "f1_interval": list(interval(partial(f1_of_class, number=number))),
+        }
+        for number, name in enumerate(names)
     }
+    return found
+
+
+def scores_of(labels: Classes, predicted: Classes, number: int) -> dict[str, float]:
+    """Precision, recall, F1 and support of class ``number``; 0/0 counts as 0."""
+    columns = precision_recall_fscore_support(labels, predicted, labels=[number], zero_division=0)
+    names = ("precision", "recall", "f1", "support")
+    return {name: column.item() for name, column in zip(names, columns, strict=True)}
 
 
 def f1_of_class(labels: np.ndarray, predicted: np.ndarray, *, number: int) -> float:

@@ -87,12 +87,14 @@ class Relations(_OnOpenings):
     @staticmethod
     def _score(labels: np.ndarray, found: np.ndarray) -> dict[str, Any]:
         drawn = partial(rel.macro_f1, strict=False)
-        report = evaluation.classification_report(labels, found, rel.NAMES, intervals=False)
-        del report["per_class"][rel.NONE]
         return {
             "macro_f1": rel.macro_f1(labels, found),
             "macro_f1_interval": evaluation.bootstrap_interval(labels, found, drawn, resamples=500),
-            "per_class": report["per_class"],
+            "per_class": {
+                name: rel.scores_of(labels, found, number)
+                for number, name in enumerate(rel.NAMES)
+                if number
+            },
         }
 
 

@@ -15,7 +15,6 @@ from statistics import mode
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support
 
 from helpers import batches, evaluation
 from helpers.batches import EncodedTexts
@@ -23,6 +22,7 @@ from helpers.corpora.annotations import RELATIONS, Entity, Opening
 from helpers.errors import InvalidValue
 from helpers.evaluation.metrics import Classes, check_pair
 from helpers.tasks.classification import f1_of_class
+from helpers.tasks.classification import scores_of as scores_of  # for lesson 14 too
 
 NONE = "none"
 NAMES = (NONE, *RELATIONS)
@@ -155,13 +155,6 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], *, max_length: int = 96) -> En
     """The pairs' marked sentences and class numbers, for ``training.fit``."""
     texts, labels = [pair.text for pair in pairs], [pair.label for pair in pairs]
     return batches.encode(tokenizer, texts, labels, max_length=max_length, label_count=len(NAMES))
-
-
-def scores_of(labels: Classes, predicted: Classes, number: int) -> dict[str, float]:
-    """Precision, recall, F1 and support of class ``number``; 0/0 counts as 0."""
-    columns = precision_recall_fscore_support(labels, predicted, labels=[number], zero_division=0)
-    names = ("precision", "recall", "f1", "support")
-    return {name: column.item() for name, column in zip(names, columns, strict=True)}
 
 
 def macro_f1(labels: Classes, predicted: Classes, *, strict: bool = True) -> float:

@@ -29,7 +29,7 @@ _ALLOWED: list[tuple[str, str, Callable[[Any], bool]]] = [  # settings, in words
     ("weight_decay warmup_fraction", "0 to 1", lambda v: _number(v, 1)),
     ("consistency", "0 to 100", lambda v: _number(v, 100)),
     ("schedule", f"one of {', '.join(SCHEDULES)}", SCHEDULES.__contains__),
-    ("metric", "a metric's name", lambda v: isinstance(v, str) and v != ""),
+    ("metric", "loss or accuracy", ("loss", "accuracy").__contains__),
     ("seed", "a whole number from 0 to 2**32 - 1", lambda v: _whole(v, 0, 2**32 - 1)),
     ("batch_size accumulation", "a whole number, at least 1", _whole),
     (
@@ -38,7 +38,6 @@ _ALLOWED: list[tuple[str, str, Callable[[Any], bool]]] = [  # settings, in words
         lambda v: v is None or _whole(v),
     ),
     ("keep_best resume progress", "True or False", lambda v: type(v) is bool),
-    ("greater_is_better", "True, False or None", lambda v: v is None or type(v) is bool),
     ("checkpoint_folder", "a path", lambda v: v is None or isinstance(v, str | Path)),
 ]
 
@@ -50,23 +49,20 @@ class TrainingConfig:
     epochs: passes over the training examples, above 0; fractions are allowed.
     batch_size: examples of one optimizer step, over all processes and micro-batches.
     learning_rate: the peak; above 0, at most 1.
-    layer_decay: factor of the learning rate from each layer to the one below it, above 0, at most
-        1: the head learns at learning_rate, the top layer at layer_decay times that, and so on
-        down to the embeddings (Howard & Ruder 2018, section 3.2, use 1/2.6).
+    layer_decay: factor of the learning rate from the head to the top layer, and from each layer to
+        the one below it; above 0, at most 1 (Howard & Ruder 2018, section 3.2, use 1/2.6).
     weight_decay: of AdamW, 0 to 1; never applied to biases and normalisation weights.
     warmup_fraction: of all steps, 0 to 1, during which the learning rate rises to its peak.
     schedule: after that "linear" or "cosine" to 0, or "constant".
     consistency: weight of R-Drop's term (``losses.consistency_loss``, Liang et al. 2021), 0 to
-        100: each example passes twice per step, under two dropout masks, and the two predictions
-        are pulled together. For classifiers with dropout; takes twice as long. 0: one pass. The
-        loss is the mean of both passes, where the paper takes the sum: its weight is twice this.
+        100; for classifiers with dropout. Each example passes twice per step, under two masks. The
+        loss is the mean of both passes; the paper takes the sum, so its weight is twice this.
     max_grad_norm: gradients are scaled down to this norm; above 0.
     accumulation: micro-batches into which each process cuts its share of a batch.
     seed: 0 to 2**32 - 1; decides order, masking and dropout.
     max_steps: the most steps to take, whatever ``epochs`` says.
     evaluate_every: steps between evaluations (None: each epoch); the last step is always judged.
-    metric: "loss", "accuracy" (classifiers) or a name that ``compute_metrics`` returns; it decides
-        which step is best. greater_is_better: None for what the name suggests.
+    metric: "loss" or (of classifiers) "accuracy"; it decides which step is best.
     patience: stop after this many evaluations in a row without a better one (None: never).
     keep_best: end with the best evaluation's weights rather than the last.
     checkpoint_every: steps between checkpoints in checkpoint_folder (None: no checkpoints).
@@ -89,7 +85,6 @@ class TrainingConfig:
     max_steps: int | None = None
     evaluate_every: int | None = None
     metric: str = "loss"
-    greater_is_better: bool | None = None
     patience: int | None = None
     keep_best: bool = True
     checkpoint_every: int | None = None
@@ -124,12 +119,6 @@ class TrainingConfig:
                 "checkpoint_folder is None, but checkpoint_every or resume is set; name a folder."
             )
 
-    def metric_grows(self) -> bool:
-        """Whether a higher ``metric`` is better."""
-        if self.greater_is_better is None:
-            return not self.metric.endswith(("loss", "perplexity", "error"))
-        return self.greater_is_better
-
     def decisive_settings(self) -> dict[str, Any]:
         """The settings that determine the final weights: a resumed run must have the same."""
         others = {"checkpoint_every", "checkpoint_folder", "resume", "device", "progress"}
@@ -158,22 +147,13 @@ class History:
         """The training loss of every step, in nats per item."""
         return [step["loss"] for step in self.steps]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "History":
-        """The inverse of ``to_dict``."""
-        return cls(**values)
-
     def add_evaluation(self, scores: dict[str, float], config: TrainingConfig) -> bool:
         """Append ``scores``; True (and noted as ``best_step``) if they are the best so far."""
-        sign = 1 if config.metric_grows() else -1
-        found = [sign * evaluation[config.metric] for evaluation in [*self.evaluations, scores]]
-        *earlier, new = [-inf if isnan(value) else value for value in found]
+        sign = -1 if config.metric == "loss" else 1
+        values = [sign * evaluation[config.metric] for evaluation in self.evaluations]
+        best = max((value for value in values if not isnan(value)), default=-inf)
         self.evaluations.append(scores)
-        improved = new > max(earlier, default=-inf)
+        improved = sign * scores[config.metric] > best  # never, if it is not a number
         if improved:
             self.best_step = int(scores["step"])
         return improved

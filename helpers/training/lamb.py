@@ -5,7 +5,7 @@ It takes Adam's step and gives it, in each layer, a length in proportion to that
 algorithm 2). PyTorch has none of its own.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ class Lamb(torch.optim.Optimizer):
         u = m_hat / (sqrt(v_hat) + eps) + weight_decay * w
         w <- w - lr * trust_ratio * u,  trust_ratio = |w| / |u|  (1 if either is 0)
 
-    lr: above 0. betas: each from 0 to below 1. eps: above 0. weight_decay: at least 0; it is part
-        of u, so of what the ratio measures.
+    lr, eps: above 0. betas: each from 0 to below 1. weight_decay: part of u, so of what the ratio
+        measures.
     bias_correction: False leaves m and v as they are (the paper's third version had it so).
     max_weight_norm: |w| counts as this much at most; None: no limit. Some libraries have 10.
     max_grad_norm: before all else, the gradients of all tensors together are scaled down to this
@@ -44,12 +44,11 @@ class Lamb(torch.optim.Optimizer):
         max_weight_norm: float | None = None,
         max_grad_norm: float | None = None,
     ) -> None:
-        _require("lr", lr, lr > 0, "above 0")
-        _require("betas", betas, all(0 <= beta < 1 for beta in betas), "from 0 to below 1, each")
-        _require("eps", eps, eps > 0, "above 0")
-        _require("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
-        for name, limit in (("max_weight_norm", max_weight_norm), ("max_grad_norm", max_grad_norm)):
-            _require(name, limit, limit is None or limit > 0, "above 0, or None")
+        positive = {"lr": lr, "eps": eps}
+        limits = {"max_weight_norm": max_weight_norm, "max_grad_norm": max_grad_norm}
+        for name, value in (positive | limits).items():
+            if value is not None and not value > 0:
+                raise InvalidValue(f"{name} is {value!r}; it must be above 0.")
         self.max_grad_norm = max_grad_norm
         defaults = {
             "lr": lr,
@@ -63,28 +62,17 @@ class Lamb(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update of every tensor that has a gradient; ``closure`` as in torch."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        shrink = self._shrink()
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    self._update(w, w.grad * shrink, group)
-        return loss
-
-    def _shrink(self) -> Tensor | float:
-        """The factor for all gradients."""
-        if self.max_grad_norm is None:
-            return 1.0
-        gradients = [w.grad for group in self.param_groups for w in group["params"]]
-        norms = [torch.linalg.vector_norm(g) for g in gradients if g is not None]
-        if not norms:
-            return 1.0
-        return (self.max_grad_norm / torch.linalg.vector_norm(torch.stack(norms))).clamp(max=1.0)
+    def step(self) -> None:  # type: ignore[override]  # torch's take a closure, which no lesson needs
+        """One update of every tensor that has a gradient."""
+        used = [
+            (w, group) for group in self.param_groups for w in group["params"] if w.grad is not None
+        ]
+        shrink: Tensor | float = 1.0
+        if self.max_grad_norm is not None:
+            norm = torch.nn.utils.get_total_norm([w.grad for w, _ in used])
+            shrink = (self.max_grad_norm / norm).clamp(max=1.0)
+        for w, group in used:
+            self._update(w, w.grad * shrink, group)
 
     def _update(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[w], group["betas"]
@@ -110,8 +98,3 @@ def trust_ratio(w: Tensor, u: Tensor, max_weight_norm: float | None = None) -> T
     capped = weight if max_weight_norm is None else weight.clamp(max=max_weight_norm)
     ratio = capped / update
     return torch.where((weight > 0) & (update > 0), ratio, torch.ones_like(ratio))
-
-
-def _require(name: str, value: Any, fine: bool, allowed: str) -> None:
-    if not fine:
-        raise InvalidValue(f"{name} is {value!r}; it must be {allowed}.")

@@ -6,7 +6,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 import torch
@@ -26,9 +26,6 @@ from helpers.training.steps import (
     micro_batches,
     move,
 )
-from helpers.training.validation import Metrics
-
-__all__ = ["Callback", "fit"]
 
 Callback = Callable[[int, nn.Module, History], bool | None]
 
@@ -40,22 +37,20 @@ def fit(
     config: TrainingConfig | None = None,
     *,
     callbacks: Sequence[Callback] = (),
-    compute_metrics: Metrics | None = None,
 ) -> History:
     """Train ``model`` in place; it ends on its device, in eval mode, with the best weights
-    (``keep_best`` and ``validation`` given) or the last.
+    (``keep_best`` and ``validation`` given) or the last. Of a classifier, the accuracy on
+    ``validation`` is measured too.
 
     model: any transformers model whose ``model(**batch)`` has ``loss`` (a mean over items).
     callbacks: each called as ``callback(step, model, history)`` after every step, on every
         process; one that returns True ends the training.
-    compute_metrics: ``(logits, labels) -> {name: value}`` over the whole validation set. Without
-        it, a classifier's accuracy is measured.
     Raises InvalidValue (settings, data or a checkpoint that do not fit), NonFiniteLoss, and
     CourseError (memory runs out with single examples; a checkpoint cannot be written).
     """
     config = config or TrainingConfig()
     check_data(model, train, validation, config)
-    with Run(model, train, validation, config, compute_metrics) as run:
+    with closing(Run(model, train, validation, config)) as run:
         training_loop(run, callbacks)
         return run.finish()
 

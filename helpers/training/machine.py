@@ -76,15 +76,8 @@ class Machine:
 
     def gather(self, values: list[Any]) -> list[Any]:
         """The lists of all processes, one after another, on every process."""
-        lists: list[Any] = [None] * self.world
         if self.world == 1:
             return values
+        lists: list[Any] = [None] * self.world
         distributed.all_gather_object(lists, values)
         return [value for part in lists for value in part]
-
-    def from_main(self, value: Any) -> Any:
-        """What the main process passed, on every process."""
-        box = [value]
-        if self.world > 1:
-            distributed.broadcast_object_list(box)
-        return box[0]

@@ -5,8 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from math import ceil, isfinite
-from typing import Any
+from math import ceil, inf, isfinite
 
 import numpy as np
 import torch
@@ -21,24 +20,19 @@ from helpers.training.checkpoints import Checkpoints, RunState
 from helpers.training.config import History, TrainingConfig
 from helpers.training.machine import Machine
 from helpers.training.speed import EmbeddingGradient, ExampleMasks
-from helpers.training.steps import build_optimizer, is_out_of_memory
-from helpers.training.validation import Metrics, Validator
+from helpers.training.steps import build_optimizer, derived_seed, is_out_of_memory
+from helpers.training.validation import Validator
 
 
 class Run:
-    """One call of ``fit``. As a context, it leaves an ordinary model behind, in eval mode.
+    """One call of ``fit``; ``close`` leaves an ordinary model behind, in eval mode.
 
     state: how far the run is. replica: what computes, ``model`` itself or, with several
     processes, DDP around it. total_steps: of the whole run.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        train: Batches,
-        validation: Batches | None,
-        config: TrainingConfig,
-        compute_metrics: Metrics | None,
+        self, model: nn.Module, train: Batches, validation: Batches | None, config: TrainingConfig
     ) -> None:
         self.model, self.train, self.config = model, train, config
         self.machine = machine = Machine.of(config)
@@ -52,34 +46,29 @@ class Run:
         scaling = machine.precision == "fp16"
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=scaling)
         self.checkpoints = Checkpoints(
-            model,
-            {"optimizer": self.optimizer, "scaler": self.scaler},
+            {"model": model, "optimizer": self.optimizer, "scaler": self.scaler},
             {"training data": train, "validation data": validation},
             config,
             machine,
         )
-        self.validator = validation and Validator(
-            model, validation, machine, config, compute_metrics
-        )
-        self.state, self.damaged = self.checkpoints.restore(
+        self.state, damaged = self.checkpoints.restore(
             RunState(History(processes=machine.world), config.accumulation)
         )
-
-    def __enter__(self) -> "Run":
-        for line in self.damaged:
+        for line in damaged:
             self.say(line)
+        self.validator = validation and Validator(model, validation, machine, config)
         if self.validator:
-            self.validator.require_metric(self.config.metric)
+            self.validator.require_metric(config.metric)
         # Buffers stay each process's own: a model in training mode does not read them.
-        self.replica = self.model
-        if self.machine.world > 1:
-            self.replica = DistributedDataParallel(self.model, broadcast_buffers=False)
-        self.embedding = EmbeddingGradient(self.model, enabled=self.machine.world == 1)
-        self.masks = ExampleMasks(self.model, world=self.machine.world)
-        self.seconds_before, self.started = self.state.seconds, time.perf_counter()
-        return self
+        self.replica: nn.Module = model
+        if machine.world > 1:
+            self.replica = DistributedDataParallel(model, broadcast_buffers=False)
+        self.embedding = EmbeddingGradient(model, enabled=machine.world == 1)
+        self.masks = ExampleMasks(model, world=machine.world)
+        # As if a resumed run had never been broken off.
+        self.started = time.perf_counter() - self.state.history.seconds
 
-    def __exit__(self, *error: Any) -> None:
+    def close(self) -> None:
         self.embedding.release()
         self.masks.release()
         self.model.zero_grad(set_to_none=True)
@@ -87,36 +76,36 @@ class Run:
 
     def batches(self) -> Iterator[tuple[int, np.ndarray]]:
         """Each step that is left, with the examples of its global batch, under a progress bar."""
-        first = self.total_steps if self.state.stopped else self.state.steps
+        first = self.total_steps if self.state.stopped else len(self.state.history.steps)
+        epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
+        begun = self._batches(self.total_steps - rest, self.total_steps)
         with tqdm(
-            total=self._examples_before(self.total_steps),
-            initial=self._examples_before(first),
+            total=epochs * len(self.train) + sum(len(indices) for _, indices in begun),
+            initial=self.state.examples,
             unit=" examples",
             disable=not (self.config.progress and self.machine.is_main),
         ) as bar:
             for step, indices in self._batches(first, self.total_steps):
+                # Metrics, callbacks and data that draw random numbers draw the same after a break.
+                runtime.set_seed(derived_seed(self.config.seed, step) % 2**32)
                 yield step, indices
-                bar.set_postfix(loss=f"{self.state.history.losses[-1]:.3f}", refresh=False)
+                bar.set_postfix(loss=f"{self.state.history.steps[-1]['loss']:.3f}", refresh=False)
                 bar.update(len(indices))
 
     def _batches(self, first: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
-        epoch, batches = -1, []
-        for step in range(first, end):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                batches = length_grouped_batches(
-                    self.train.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch
-                )
-            yield step, batches[step % self.steps_per_epoch]
-
-    def _examples_before(self, step: int) -> int:
-        epochs, rest = divmod(step, self.steps_per_epoch)
-        begun = self._batches(step - rest, step)
-        return epochs * len(self.train) + sum(len(indices) for _, indices in begun)
+        for epoch in range(first // self.steps_per_epoch, ceil(end / self.steps_per_epoch)):
+            batches = length_grouped_batches(
+                self.train.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch
+            )
+            for step, indices in enumerate(batches, epoch * self.steps_per_epoch):
+                if first <= step < end:
+                    yield step, indices
 
     def no_sync(self) -> AbstractContextManager:
         """Inside it, a backward pass keeps this process's gradients to itself."""
-        return self.replica.no_sync() if self.machine.world > 1 else nullcontext()
+        if isinstance(self.replica, DistributedDataParallel):
+            return self.replica.no_sync()
+        return nullcontext()
 
     def clear_gradients(self) -> None:
         """What ``optimizer.zero_grad()`` does."""
@@ -175,7 +164,6 @@ class Run:
         self, step: int, indices: np.ndarray, loss: float, rate: float, seconds: float
     ) -> None:
         """Note a finished step."""
-        self.state.steps = step + 1
         self.state.examples += len(indices)
         self.state.training_seconds += seconds
         epoch = (step + 1) / self.steps_per_epoch
@@ -184,9 +172,10 @@ class Run:
         )
 
     def judge_if_due(self) -> bool:
-        """Evaluate after ``evaluate_every`` steps and after the last; keep the weights if they
-        are the best so far. True to stop: nothing has got better for too long."""
-        done, history = self.state.steps, self.state.history
+        """Evaluate after ``evaluate_every`` steps and after the last; keep the weights if they are
+        the best so far. True to stop: nothing has got better for too long."""
+        history = self.state.history
+        done = len(history.steps)
         every = self.config.evaluate_every or self.steps_per_epoch
         if not self.validator or (done % every and done != self.total_steps):
             return False
@@ -195,16 +184,14 @@ class Run:
         if improved and self.config.keep_best:
             named = self.model.named_parameters(remove_duplicate=False)
             frozen = {name for name, p in named if not p.requires_grad}  # the same at any step
-            weights = self.model.state_dict()
-            self.state.best = {
-                k: v.to("cpu", copy=True) for k, v in weights.items() if k not in frozen
-            }
+            weights = {k: v for k, v in self.model.state_dict().items() if k not in frozen}
+            self.state.best = {k: v.to("cpu", copy=True) for k, v in weights.items()}
         return history.patience_is_over(self.config)
 
     def save_if_due(self, stopped: bool) -> None:
         """Write a checkpoint every ``checkpoint_every`` steps."""
         self.state.stopped = stopped
-        self.state.seconds = self.seconds_before + time.perf_counter() - self.started
+        self.state.history.seconds = time.perf_counter() - self.started
         self.checkpoints.save_if_due(self.state)
 
     def finish(self) -> History:
@@ -212,7 +199,7 @@ class Run:
         if self.state.best:
             self.model.load_state_dict(self.state.best, strict=False)  # frozen ones are not kept
         history = self.state.history
-        history.seconds = self.seconds_before + time.perf_counter() - self.started
+        history.seconds = time.perf_counter() - self.started
         history.examples_per_second = self.state.examples / max(self.state.training_seconds, 1e-9)
         return history
 
@@ -228,28 +215,27 @@ def check_data(
     """Raises InvalidValue for what would fail, or mislead, in the middle of the training."""
     if validation is None and (config.patience is not None or config.metric != "loss"):
         raise InvalidValue("patience and metric need validation examples, and there are none.")
-    settings = getattr(model, "config", None)
     labels = getattr(train, "labels", None)
     if config.consistency and (labels is None or labels.dtype.kind != "i" or labels.ndim != 1):
         raise InvalidValue(
             f"consistency is {config.consistency:g}; it compares predicted classes, and the "
             "training data have none. Set it to 0."
         )
-    positions = getattr(settings, "max_position_embeddings", None)
-    classes = getattr(settings, "num_labels", None)
+    settings = getattr(model, "config", None)
+    positions = getattr(settings, "max_position_embeddings", None) or inf
+    classes = getattr(settings, "num_labels", None) or 0
     for name, data in (("training", train), ("validation", validation)):
         if data is None:
             continue
         if len(data) == 0:
             raise InvalidValue(f"there are no {name} examples; give at least one.")
-        longest = int(data.lengths.max())
-        if positions is not None and longest > positions:
+        if data.lengths.max() > positions:
             raise InvalidValue(
-                f"the longest of the {name} examples has {longest} tokens, the model has "
-                f"{positions} positions. Encode with max_length={positions} or less."
+                f"the longest of the {name} examples has {data.lengths.max()} tokens, the model "
+                f"has {positions} positions. Encode with max_length={positions} or less."
             )
         labels = getattr(data, "labels", None)
-        if labels is not None and labels.dtype.kind == "i" and labels.max() >= (classes or 0) > 1:
+        if labels is not None and labels.dtype.kind == "i" and labels.max() >= classes > 1:
             raise InvalidValue(
                 f"label {labels.max()} of {name} example {labels.argmax()} is outside the "
                 f"model's classes, 0 to {classes - 1}."

@@ -64,8 +64,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float
     """Scale all gradients so that their joint norm is at most ``max_norm``; returns the norm
     before. Short enough ones are only read; ``torch.nn.utils.clip_grad_norm_`` writes them too."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-    norm = float(torch.linalg.vector_norm(norms))
+    norm = float(nn.utils.get_total_norm(gradients))
     if not norm <= max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / (norm + 1e-6))
@@ -100,9 +99,7 @@ def move(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torc
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is how torch reports that memory ran out, on a GPU or in main memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("not enough memory", "can't allocate memory", "out of memory")
+    signs = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
     )
