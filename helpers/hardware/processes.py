@@ -73,7 +73,7 @@ class Report:
     processes: how many took part, as they counted themselves. losses: of the global batch, one a
     step. step_seconds: the median, without the first step. held: bytes of parameters, gradients
     and optimizer state that this process keeps through a step. peak: the most bytes in use at
-    once in a step, as torch's tracker sees it.
+    once in a step.
     """
 
     way: str
