@@ -339,7 +339,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 300
-    while not list((killed / "checkpoints").glob("step-*2")):
+    while not list((killed / "checkpoints").glob("step-*2.pt")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)

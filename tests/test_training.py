@@ -45,10 +45,11 @@ def test_overfits_one_batch():
     assert history.evaluations[-1]["accuracy"] == 1.0
 
 
-def test_first_loss_is_the_one_by_hand():
-    model, data = tiny.classifier(), tiny.encoded(8)
-    logits = model(**{k: v for k, v in data.batch(range(8)).items() if k != "labels"}).logits
-    by_hand = -torch.log_softmax(logits, -1)[range(8), data.labels].mean()
+@pytest.mark.parametrize("examples", [1, 8])
+def test_first_loss_is_the_one_by_hand(examples):
+    model, data = tiny.classifier(), tiny.encoded(examples)
+    logits = model(**{k: v for k, v in data.batch(range(examples)).items() if k != "labels"}).logits
+    by_hand = -torch.log_softmax(logits, -1)[range(examples), data.labels].mean()
     history = fit(model, data, config=config(max_steps=1))
     assert history.losses == [pytest.approx(by_hand.item(), abs=1e-6)]
 
