@@ -398,29 +398,6 @@ def test_two_processes_give_the_loss_curve_of_one(short_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "score", "at_least"),
-    [
-        ("news", lambda test: test["accuracy"], 0.95),
-        # Five minutes of training: in `make slow`.
-        pytest.param("reviews", lambda test: test["accuracy"], 0.85, marks=pytest.mark.slow),
-        ("messages", lambda test: test["per_class"]["spam"]["f1"], 0.95),
-        pytest.param("entities", lambda test: test["f1"], 0.75, marks=pytest.mark.slow),
-        pytest.param("relations", lambda test: test["macro_f1"], 0.3, marks=pytest.mark.slow),
-        pytest.param("questions", lambda test: test["f1"], 0.45, marks=pytest.mark.slow),
-    ],
-)
-def test_the_promised_scores(task, score, at_least, tmp_path, capsys):
-    """With the task's own settings, beside baselines that learnt from the same texts."""
-    assert main(["train", task, "--out", str(tmp_path / task)]) == 0
-    with capsys.disabled():
-        print(f"\n{capsys.readouterr().out}")
-    metrics = read_metrics(tmp_path / task)
-    assert score(metrics["test"]) >= at_least
-    for baseline in metrics["baseline"].values():
-        assert score(metrics["test"]) > score(baseline) or task == "news"
-
-
-@pytest.mark.parametrize(
     ("counted", "said"), [(0.80, None), (0.91, "does better"), (0.97, "does clearly better")]
 )
 def test_a_baseline_that_wins_is_explained(counted, said):
