@@ -245,7 +245,7 @@ def test_scores_of_a_classifier_are_scikit_learns_each_with_its_interval():
     random, names = np.random.default_rng(0), ["a", "b", "never predicted", "never there"]
     labels = random.integers(3, size=300)
     predicted = np.where(random.random(300) < 0.7, labels, random.integers(2, size=300)) % 2
-    found = score(labels, predicted, names, seed=3)
+    found = score(labels, predicted, names)
     numbers = {"labels": range(4), "target_names": names, "zero_division": 0}
     expected = classification_report(labels, predicted, **numbers, output_dict=True)
     for name in names:
@@ -260,5 +260,5 @@ def test_scores_of_a_classifier_are_scikit_learns_each_with_its_interval():
         sum(expected[name]["f1-score"] for name in names[:3]) / 3
     )
     for metric in ("accuracy", "macro_f1"):
-        interval = evaluation.bootstrap_interval(labels, predicted, metric, seed=3)
+        interval = evaluation.bootstrap_interval(labels, predicted, metric)
         assert found[f"{metric}_interval"] == list(interval)

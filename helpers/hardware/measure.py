@@ -105,7 +105,7 @@ def step_memory(
 
 def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
     """The layers of a transformer: the list of modules that holds most parameters; () without."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    lists: list[Any] = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=count_parameters, default=())
 
 
@@ -133,7 +133,7 @@ class _Recorder(TorchDispatchMode):
         self.count([p.grad for p in model.parameters()], "gradients")
         self.count([*model.parameters(), *model.buffers()], "parameters")
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(kind not in _PLAIN for kind in types):
             return NotImplemented  # a sharded tensor: it comes again as its parts
         result = func(*args, **kwargs or {})
@@ -151,7 +151,7 @@ class _Recorder(TorchDispatchMode):
         for storage in _storages(values):
             key = id(storage)
             if key not in self.blocks:
-                end = weakref.ref(storage, lambda _, key=key: self.forget(key))
+                end = weakref.ref(storage, partial(self.forget, key))
                 self.blocks[key] = _Block(0, kind or self.kind(), end)
                 self.resize(key, storage.nbytes())
             elif kind:
@@ -172,7 +172,7 @@ class _Recorder(TorchDispatchMode):
             self.in_use[block.kind] += size - block.size
             block.size = size
 
-    def forget(self, key: int) -> None:
+    def forget(self, key: int, _: Any) -> None:
         self.resize(key, 0)
         del self.blocks[key]
 

@@ -79,7 +79,7 @@ def _operations(planned: TaskPlan) -> str:
         f"operations: {_flops(each)} a step on average, {_flops(planned.flops)} in all "
         "(a multiply-add is two)",
     ]
-    if planned.here is None:
+    if planned.here is None or planned.rate is None:
         lines.append(f"time here: not measured; --measure times {MEASURED_STEPS - 1} steps")
     else:
         lines.append(

@@ -272,7 +272,7 @@ def _resolve(
     return config, replace(settings, head=head)
 
 
-def _checkpoint(model: nn.Module, **options: Any) -> None:
+def _checkpoint(model: Any, **options: Any) -> None:
     with warnings.catch_warnings():  # transformers has a new name for it in its later versions
         warnings.simplefilter("ignore", FutureWarning)
         options = {"use_reentrant": False, **options}
@@ -356,10 +356,10 @@ def _record(
 
 
 @contextmanager
-def _fake_model(shape: str, settings: StepSettings) -> Iterator[nn.Module]:
+def _fake_model(shape: str, settings: StepSettings) -> Iterator[Any]:
     """The model; inside, every new tensor is a fake one."""
     with torch.device("meta"):  # because peft does not work on fake tensors
-        model = build_model(_config(shape), settings)
+        model: Any = build_model(_config(shape), settings)
     on_gpu = settings.device == "cuda"
     if on_gpu and settings.checkpointing:  # a backward pass leaves torch's function modes
         _checkpoint(model, context_fn=lambda: (nullcontext(), _GpuKernels()))
@@ -417,7 +417,7 @@ class _GpuKernels(TorchFunctionMode):
     """Dropout and attention as a GPU does them: what they keep for the backward pass differs from
     the CPU's kernels, and fake tensors would choose by the device, which is the CPU here."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.dropout:
             return _gpu_dropout(*args, **kwargs or {})
         if func is nn.functional.scaled_dot_product_attention:
@@ -430,9 +430,9 @@ def _gpu_dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = 
 
 
 def _gpu_attention(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
-    is_causal: bool = False, **others: Any,
-) -> Any:  # fmt: skip
+    *tensors: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **_: Any
+) -> Any:
+    query, key, value = tensors
     if attn_mask is None:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention
         return kernel(query, key, value, dropout_p, is_causal)[0]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -97,7 +98,7 @@ def run(setting: Setting, way: str = "replicated") -> tuple[Report, dict[str, Te
     rows = corpora.load("messages", examples=setting.examples, seed=setting.seed)["train"]
     tokenizer = models.load_tokenizer(setting.model)
     data = encode(tokenizer, list(rows["text"]), list(rows["label"]), max_length=setting.max_length)
-    model = models.load_classifier(setting.model, labels=names, seed=setting.seed, dropout=0.0)
+    model: Any = models.load_classifier(setting.model, labels=names, seed=setting.seed, dropout=0.0)
     if way == "sharded":
         model = shard(model.to(_device_type()))
         losses, seconds = fit_sharded(model, data, config)

@@ -74,7 +74,8 @@ def shard(model: nn.Module) -> nn.Module:
     blocks = max(lists, key=models.count_parameters, default=())
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
