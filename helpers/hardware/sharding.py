@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from helpers import models
 from helpers.batches import Batches, length_grouped_batches, take_rows
 from helpers.errors import InvalidValue
-from helpers.hardware.measure import step_memory
+from helpers.hardware.measure import blocks_of, step_memory
 from helpers.training.config import TrainingConfig, learning_rate_at
 from helpers.training.steps import build_optimizer, micro_batches, move
 
@@ -70,9 +69,7 @@ def shard(model: nn.Module) -> nn.Module:
 
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    blocks = max(lists, key=models.count_parameters, default=())
-    for block in blocks:
+    for block in blocks_of(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
